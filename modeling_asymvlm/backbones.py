@@ -1,0 +1,171 @@
+"""Frozen vision–text backbones: what counts as one, its raw features, and how it wants its texts.
+
+A backbone is any model of `AutoModel` that offers `get_text_features` and `get_image_features` of equal width. What a
+family needs beyond that is declared here in one place: `FAMILIES_WITHOUT_TEXT_MASK` and `REFUSED_FAMILIES`.
+"""
+
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# Trained on texts padded to the full context without an attention mask, and pooled at the last position: the padding
+# is part of the input, so every text must be padded alike or its embedding moves.
+FAMILIES_WITHOUT_TEXT_MASK = ("siglip", "siglip2")
+
+REFUSED_FAMILIES = {
+    "blip": "public BLIP checkpoints do not hold the projections of BlipModel, so its features would be random",
+    "blip-2": "Blip2Model has no pooled text features, so it is not a dual encoder",
+}
+
+
+def check_backbone_config(vlm_config: PreTrainedConfig) -> None:
+    """
+    Raises `ValueError` with the reason if no model of this configuration can be a backbone. Loads no weights.
+    """
+    if vlm_config.model_type in REFUSED_FAMILIES:
+        raise ValueError(
+            f"Backbone family {vlm_config.model_type!r} is not supported: {REFUSED_FAMILIES[vlm_config.model_type]}."
+        )
+    model_class: Any = MODEL_MAPPING.get(type(vlm_config), None)
+    if isinstance(model_class, tuple):
+        model_class = model_class[0]
+    missing = [name for name in ("get_text_features", "get_image_features") if not hasattr(model_class, name)]
+    if missing:
+        raise ValueError(
+            f"{vlm_config.model_type!r} is not an image–text model: AutoModel gives "
+            f"{getattr(model_class, '__name__', 'no class')} for it, which lacks {' and '.join(missing)}. "
+            "Choose a dual encoder such as CLIP or SigLIP."
+        )
+
+
+def embedding_dim(vlm_config: PreTrainedConfig) -> int:
+    """
+    Width of the backbone's joint embedding space as its configuration states it: `projection_dim`, else the text
+    tower's `projection_size`, else a `hidden_size`. Raises `ValueError` if none is there.
+    """
+    text_config = getattr(vlm_config, "text_config", None)
+    for config, name in (
+        (vlm_config, "projection_dim"),
+        (text_config, "projection_size"),
+        (text_config, "hidden_size"),
+        (vlm_config, "hidden_size"),
+    ):
+        width = getattr(config, name, None)
+        if isinstance(width, int):
+            return width
+    raise ValueError(
+        f"The configuration of backbone {vlm_config.model_type!r} does not state the width of its embeddings: pass "
+        "projection_dim."
+    )
+
+
+def text_context_length(vlm_config: PreTrainedConfig) -> int | None:
+    """Number of token positions of the backbone's text tower, or `None` where its configuration does not state it."""
+    return getattr(getattr(vlm_config, "text_config", None), "max_position_embeddings", None)
+
+
+def uses_text_mask(vlm_config: PreTrainedConfig) -> bool:
+    """Whether the backbone reads the attention mask of a text, or wants every text padded to the full context."""
+    return vlm_config.model_type not in FAMILIES_WITHOUT_TEXT_MASK
+
+
+def prepare_text(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    max_length: int | None,
+    pad_token_id: int | None,
+    use_attention_mask: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Brings tokenised texts into the form the backbone was trained on, so that a text gives the same features however
+    the caller padded it.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): token ids.
+        attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 at padding.
+        max_length (`int`, *optional*): context length; longer texts are cut, keeping their last token (the
+            end-of-text token, where CLIP pools), with one warning.
+        pad_token_id (`int`, *optional*): what the tokenizer pads with.
+        use_attention_mask (`bool`): if `False`, texts are padded on the right to `max_length` and the mask is dropped.
+
+    Returns:
+        `input_ids` and `attention_mask` for the backbone.
+
+    Raises:
+        ValueError: if padding is needed and `pad_token_id` or `max_length` is unknown.
+    """
+    if max_length is not None and input_ids.shape[1] > max_length:
+        input_ids, attention_mask = _truncate(input_ids, attention_mask, max_length)
+    if use_attention_mask:
+        return input_ids, attention_mask
+    if max_length is None:
+        raise ValueError("This backbone wants texts padded to its context: set text_max_length in the configuration.")
+    if attention_mask is None and input_ids.shape[1] == max_length:
+        return input_ids, None
+    if pad_token_id is None:
+        raise ValueError(
+            "This backbone wants texts padded to its context, and its padding token is unknown: set "
+            "text_pad_token_id in the configuration to the tokenizer's pad_token_id."
+        )
+    if attention_mask is not None:
+        padding = attention_mask == 0
+        order = padding.int().argsort(dim=1, stable=True)  # real tokens first, in their order
+        input_ids = input_ids.masked_fill(padding, pad_token_id).gather(1, order)
+    return torch.nn.functional.pad(input_ids, (0, max_length - input_ids.shape[1]), value=pad_token_id), None
+
+
+def _truncate(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, max_length: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    lengths = torch.full_like(input_ids[:, 0], input_ids.shape[1])
+    if attention_mask is not None:
+        padding = attention_mask == 0
+        order = padding.int().argsort(dim=1, stable=True)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        lengths = attention_mask.sum(dim=1).to(lengths.dtype)
+    last_token = input_ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    truncated = input_ids[:, :max_length].clone()
+    truncated[:, -1] = torch.where(lengths > max_length, last_token, truncated[:, -1])
+    logger.warning_once(
+        f"A batch of texts of up to {input_ids.shape[1]} tokens was truncated to the backbone's context of "
+        f"{max_length} tokens. This warning is given once."
+    )
+    return truncated, None if attention_mask is None else attention_mask[:, :max_length]
+
+
+def pooled_features(output: BaseModelOutputWithPooling | torch.Tensor, source: str) -> torch.Tensor:
+    """
+    The raw (unnormalised) feature matrix `(batch, dim)` in what a backbone's `get_*_features` returned.
+
+    Raises:
+        ValueError: if `source`, the name used in the message, gives no pooled features or a sequence of them.
+    """
+    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    if features is None or features.ndim != 2:
+        found = "nothing" if features is None else f"a tensor of shape {tuple(features.shape)}"
+        raise ValueError(f"{source} must give one vector per sample, shape (batch, dim), but gave {found}.")
+    return features
+
+
+def text_output(vlm: Any, **inputs: torch.Tensor | None) -> BaseModelOutputWithPooling | torch.Tensor:
+    """What the frozen backbone's `get_text_features` returns for the inputs that are not `None`, without gradients."""
+    with torch.no_grad():
+        return vlm.get_text_features(**{name: value for name, value in inputs.items() if value is not None})
+
+
+def image_output(
+    vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None
+) -> BaseModelOutputWithPooling | torch.Tensor:
+    """What the frozen backbone's `get_image_features` returns, without gradients; pixels take the backbone's dtype."""
+    with torch.no_grad():
+        return vlm.get_image_features(
+            pixel_values=pixel_values.to(vlm.dtype),
+            **{name: value for name, value in inputs.items() if value is not None},
+        )

@@ -1,0 +1,149 @@
+"""Configuration of AsymVLM: a frozen vision–text backbone and a probabilistic text head."""
+
+import copy
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from .backbones import embedding_dim, text_context_length, uses_text_mask
+from .objective import check_choices
+
+
+MEAN_DIRECTIONS = ("learned", "backbone")
+
+
+class AsymVLMConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`AsymVLMModel`].
+
+    Args:
+        vlm_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the backbone, copied; a dictionary needs its `model_type`. Defaults to that of CLIP.
+        distribution (`str`, *optional*, defaults to `"power_spherical"`):
+            Law of a text on the unit hypersphere: `"vmf"`, `"power_spherical"`, or `"deterministic"`, which trains
+            the same head with the cosine objective of CLIP.
+        mean_direction (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`: eta = MLP(text features), kappa = ‖eta‖, mu = eta / kappa. `"backbone"`: mu is the direction
+            of the backbone's own text features and only kappa is learned, kappa = `initial_concentration` *
+            exp(MLP(text features)); text-to-image ranking is then exactly that of the backbone.
+        normalizer (`str`, *optional*, defaults to `"exact"`):
+            `"exact"`, or `"paper"` for the approximation F_d of the reference code.
+        hidden_size (`int`, *optional*, defaults to 1024): width of the hidden layers of the head.
+        num_hidden_layers (`int`, *optional*, defaults to 3): number of hidden layers of the head.
+        hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0): dropout after each hidden layer, in [0, 1).
+        initial_concentration (`float`, *optional*, defaults to 10.0):
+            kappa of every text before training, > 0; used with `mean_direction="backbone"`.
+        projection_dim (`int`, *optional*): width d >= 2 of the joint embedding space. Defaults to the backbone's.
+        logit_scale_init (`float`, *optional*, defaults to 1.0): temperature tau before training, > 0.
+        text_max_length (`int`, *optional*): tokens of a text at most. Defaults to the backbone's context.
+        text_pad_token_id (`int`, *optional*): what the tokenizer pads with.
+        text_use_attention_mask (`bool`, *optional*):
+            Whether the backbone reads the attention mask; if not, texts are padded to `text_max_length`. Defaults to
+            what its family was trained with.
+        base_model_name_or_path (`str`, *optional*): where the backbone's weights come from.
+        base_model_revision (`str`, *optional*): commit of the repository they come from.
+        save_backbone (`bool`, *optional*):
+            Whether `save_pretrained` writes the backbone's weights too. By default it does unless they are to be had
+            from a Hub repository at a known commit.
+
+    Raises:
+        ValueError: for a value out of the ranges above or a backbone that is not an image–text model.
+
+    Example:
+
+    ```python
+    >>> from transformers import CLIPConfig
+    >>> from modeling_asymvlm import AsymVLMConfig
+
+    >>> AsymVLMConfig(vlm_config=CLIPConfig(projection_dim=256), distribution="vmf").projection_dim
+    256
+    ```
+    """
+
+    model_type = "asymvlm"
+    sub_configs = {"vlm_config": AutoConfig}
+    # Read before transformers 5.20 only: keeps the library from building a default instance of the backbone's
+    # configuration in order to save differences, which some families refuse.
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        vlm_config=None,
+        distribution="power_spherical",
+        mean_direction="learned",
+        normalizer="exact",
+        hidden_size=1024,
+        num_hidden_layers=3,
+        hidden_act="relu",
+        hidden_dropout_prob=0.0,
+        initial_concentration=10.0,
+        projection_dim=None,
+        logit_scale_init=1.0,
+        text_max_length=None,
+        text_pad_token_id=None,
+        text_use_attention_mask=None,
+        base_model_name_or_path=None,
+        base_model_revision=None,
+        save_backbone=None,
+        **kwargs,
+    ):
+        self.vlm_config = _own_copy(vlm_config)
+        self.distribution = distribution
+        self.mean_direction = mean_direction
+        self.normalizer = normalizer
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.hidden_act = hidden_act
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.initial_concentration = initial_concentration
+        self.projection_dim = embedding_dim(self.vlm_config) if projection_dim is None else projection_dim
+        self.logit_scale_init = logit_scale_init
+        self.text_max_length = text_context_length(self.vlm_config) if text_max_length is None else text_max_length
+        self.text_pad_token_id = text_pad_token_id
+        self.text_use_attention_mask = (
+            uses_text_mask(self.vlm_config) if text_use_attention_mask is None else text_use_attention_mask
+        )
+        self.base_model_name_or_path = base_model_name_or_path
+        self.base_model_revision = base_model_revision
+        self.save_backbone = save_backbone
+        self._check_values()
+        super().__init__(**kwargs)
+
+    def _check_values(self) -> None:
+        check_choices(self.distribution, self.normalizer)
+        if self.mean_direction not in MEAN_DIRECTIONS:
+            raise ValueError(
+                f"Unknown mean_direction {self.mean_direction!r}: choose one of {', '.join(MEAN_DIRECTIONS)}."
+            )
+        if self.distribution == "deterministic" and self.mean_direction == "backbone":
+            raise ValueError(
+                "distribution='deterministic' learns a direction only, so mean_direction='backbone' leaves nothing to "
+                "learn: choose mean_direction='learned', or a distribution with a concentration."
+            )
+        for name, smallest in (("projection_dim", 2), ("hidden_size", 1), ("num_hidden_layers", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}.")
+        for name in ("logit_scale_init", "initial_concentration"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
+        if not 0 <= self.hidden_dropout_prob < 1:
+            raise ValueError(f"hidden_dropout_prob must lie in [0, 1), got {self.hidden_dropout_prob!r}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"Unknown hidden_act {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}.")
+
+
+def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig:
+    """A copy, since a configuration shared with a live backbone would lose that model its attention implementation."""
+    if vlm_config is None:
+        return CONFIG_MAPPING["clip"]()
+    if isinstance(vlm_config, PreTrainedConfig):
+        return copy.deepcopy(vlm_config)
+    values = copy.deepcopy(vlm_config)
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"vlm_config needs the `model_type` of a backbone that transformers knows, got {model_type!r}."
+        )
+    return CONFIG_MAPPING[model_type](**values)

@@ -1,0 +1,53 @@
+"""The probabilistic text head: raw text features of a backbone to a natural parameter on the unit hypersphere."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_asymvlm import AsymVLMConfig
+from .objective import at_least_float32
+
+
+class ProbabilisticTextHead(nn.Module):
+    """
+    Multilayer perceptron with `num_hidden_layers` hidden layers and a linear output, initialised as `torch.nn.Linear`
+    is, which gives eta = kappa * mu; and the temperature tau, `logit_scale`. It computes in float32 at least, under
+    any autocast and whatever the dtype of its weights.
+    """
+
+    def __init__(self, config: AsymVLMConfig):
+        super().__init__()
+        self.learns_direction = config.mean_direction == "learned"
+        self.initial_concentration = config.initial_concentration
+        widths = [config.projection_dim] + [config.hidden_size] * config.num_hidden_layers
+        self.hidden_layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.output_layer = nn.Linear(widths[-1], config.projection_dim if self.learns_direction else 1)
+        if not self.learns_direction:
+            nn.init.zeros_(self.output_layer.weight)
+            nn.init.zeros_(self.output_layer.bias)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+
+    def forward(self, text_features: torch.Tensor) -> torch.Tensor:
+        """`text_features` of shape `(batch, projection_dim)` to eta of the same shape."""
+        with torch.autocast(device_type=text_features.device.type, enabled=False):
+            text_features = text_features.to(at_least_float32(self.output_layer.weight).dtype)
+            hidden = text_features
+            for layer in self.hidden_layers:
+                hidden = self.dropout(self.activation(_linear(layer, hidden)))  # (batch, hidden_size)
+            output = _linear(self.output_layer, hidden)
+            if self.learns_direction:
+                return output  # (batch, projection_dim)
+            concentration = self.initial_concentration * torch.exp(output)  # (batch, 1)
+            return concentration * F.normalize(text_features, dim=-1)  # (batch, projection_dim)
+
+
+def _linear(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
+    return F.linear(inputs, at_least_float32(layer.weight), at_least_float32(layer.bias))
+
+
+__all__ = ["ProbabilisticTextHead"]
