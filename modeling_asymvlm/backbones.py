@@ -140,32 +140,31 @@ def _truncate(
     return truncated, None if attention_mask is None else attention_mask[:, :max_length]
 
 
-def pooled_features(output: BaseModelOutputWithPooling | torch.Tensor, source: str) -> torch.Tensor:
+def text_features_of(vlm: Any, **inputs: torch.Tensor | None) -> torch.Tensor:
     """
-    The raw (unnormalised) feature matrix `(batch, dim)` in what a backbone's `get_*_features` returned.
+    Raw (unnormalised) text features `(batch, dim)` of a backbone, without gradients.
 
     Raises:
-        ValueError: if `source`, the name used in the message, gives no pooled features or a sequence of them.
+        ValueError: if its `get_text_features` gives no pooled features, or a sequence of them.
     """
+    with torch.no_grad():
+        output = vlm.get_text_features(**{name: value for name, value in inputs.items() if value is not None})
+    return _pooled(output, f"{type(vlm).__name__}.get_text_features")
+
+
+def image_features_of(vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None) -> torch.Tensor:
+    """Raw image features `(batch, dim)` of a backbone, as [`text_features_of`]; pixels take the backbone's dtype."""
+    with torch.no_grad():
+        output = vlm.get_image_features(
+            pixel_values=pixel_values.to(vlm.dtype),
+            **{name: value for name, value in inputs.items() if value is not None},
+        )
+    return _pooled(output, f"{type(vlm).__name__}.get_image_features")
+
+
+def _pooled(output: BaseModelOutputWithPooling | torch.Tensor, source: str) -> torch.Tensor:
     features = output if isinstance(output, torch.Tensor) else output.pooler_output
     if features is None or features.ndim != 2:
         found = "nothing" if features is None else f"a tensor of shape {tuple(features.shape)}"
         raise ValueError(f"{source} must give one vector per sample, shape (batch, dim), but gave {found}.")
     return features
-
-
-def text_output(vlm: Any, **inputs: torch.Tensor | None) -> BaseModelOutputWithPooling | torch.Tensor:
-    """What the frozen backbone's `get_text_features` returns for the inputs that are not `None`, without gradients."""
-    with torch.no_grad():
-        return vlm.get_text_features(**{name: value for name, value in inputs.items() if value is not None})
-
-
-def image_output(
-    vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None
-) -> BaseModelOutputWithPooling | torch.Tensor:
-    """What the frozen backbone's `get_image_features` returns, without gradients; pixels take the backbone's dtype."""
-    with torch.no_grad():
-        return vlm.get_image_features(
-            pixel_values=pixel_values.to(vlm.dtype),
-            **{name: value for name, value in inputs.items() if value is not None},
-        )

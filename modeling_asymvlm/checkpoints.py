@@ -113,22 +113,24 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _keep_in_fp32_modules_strict = ["text_head"]
 
-    vlm: PreTrainedModel
+    vlm: PreTrainedModel | None
 
     def _freeze_backbone(self) -> None:
-        self.vlm.requires_grad_(False)
-        self.vlm.eval()
+        if self.vlm is not None:
+            self.vlm.requires_grad_(False)
+            self.vlm.eval()
 
     def train(self, mode: bool = True) -> Self:
         """Sets the head's mode; the backbone stays in evaluation mode, so that dropout never moves its features."""
         super().train(mode)
-        self.vlm.eval()
+        if self.vlm is not None:
+            self.vlm.eval()
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freezes or unfreezes the head and the temperature; the backbone stays frozen."""
         super().requires_grad_(requires_grad)
-        self.vlm.requires_grad_(False)
+        self._freeze_backbone()
         return self
 
     @classmethod
@@ -215,7 +217,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             config, kwargs = cls.config_class.from_pretrained(
                 pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
             )
-        if pretrained_model_name_or_path is None or config.save_backbone is not False:
+        head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
+        if pretrained_model_name_or_path is None or not head_only:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
@@ -276,14 +279,14 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             save_backbone = self.config.save_backbone
         if save_backbone is None:
             save_backbone = self.config.base_model_revision is None
-        if not save_backbone and self.config.base_model_name_or_path is None:
+        if self.vlm is not None and not save_backbone and self.config.base_model_name_or_path is None:
             raise ValueError(
                 "A head-only checkpoint must name its backbone, but base_model_name_or_path is not known: compose the "
                 "model with from_vlm_pretrained and a repository or folder, or pass save_backbone=True."
             )
         # transformers reads both while saving: which weights stay out of the file, and what config.json says of them.
         self._keys_to_ignore_on_save = None
-        if not save_backbone:
+        if self.vlm is not None and not save_backbone:
             self._keys_to_ignore_on_save = list(with_prefix(BACKBONE_PREFIX, self.vlm.state_dict()))
         written = {"save_backbone": save_backbone}
         if save_backbone and self.config.base_model_revision is None:

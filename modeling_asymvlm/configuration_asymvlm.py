@@ -18,7 +18,8 @@ class AsymVLMConfig(PreTrainedConfig):
 
     Args:
         vlm_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone, copied; a dictionary needs its `model_type`. Defaults to that of CLIP.
+            Configuration of the backbone, copied; a dictionary needs its `model_type`. Without one the model is a head
+            alone, which takes cached features.
         distribution (`str`, *optional*, defaults to `"power_spherical"`):
             Law of a text on the unit hypersphere: `"vmf"`, `"power_spherical"`, or `"deterministic"`, which trains
             the same head with the cosine objective of CLIP.
@@ -34,7 +35,8 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): dropout after each hidden layer, in [0, 1).
         initial_concentration (`float`, *optional*, defaults to 10.0):
             kappa of every text before training, > 0; used with `mean_direction="backbone"`.
-        projection_dim (`int`, *optional*): width d >= 2 of the joint embedding space. Defaults to the backbone's.
+        projection_dim (`int`, *optional*):
+            Width d >= 2 of the joint embedding space. Defaults to the backbone's; needed where there is none.
         logit_scale_init (`float`, *optional*, defaults to 1.0): temperature tau before training, > 0.
         text_max_length (`int`, *optional*): tokens of a text at most. Defaults to the backbone's context.
         text_pad_token_id (`int`, *optional*): what the tokenizer pads with.
@@ -97,13 +99,16 @@ class AsymVLMConfig(PreTrainedConfig):
         self.hidden_act = hidden_act
         self.hidden_dropout_prob = hidden_dropout_prob
         self.initial_concentration = initial_concentration
-        self.projection_dim = embedding_dim(self.vlm_config) if projection_dim is None else projection_dim
+        if self.vlm_config is not None:
+            projection_dim = embedding_dim(self.vlm_config) if projection_dim is None else projection_dim
+            text_max_length = text_context_length(self.vlm_config) if text_max_length is None else text_max_length
+            if text_use_attention_mask is None:
+                text_use_attention_mask = uses_text_mask(self.vlm_config)
+        self.projection_dim = projection_dim
         self.logit_scale_init = logit_scale_init
-        self.text_max_length = text_context_length(self.vlm_config) if text_max_length is None else text_max_length
+        self.text_max_length = text_max_length
         self.text_pad_token_id = text_pad_token_id
-        self.text_use_attention_mask = (
-            uses_text_mask(self.vlm_config) if text_use_attention_mask is None else text_use_attention_mask
-        )
+        self.text_use_attention_mask = text_use_attention_mask
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
         self.save_backbone = save_backbone
@@ -123,6 +128,8 @@ class AsymVLMConfig(PreTrainedConfig):
             )
         for name, smallest in (("projection_dim", 2), ("hidden_size", 1), ("num_hidden_layers", 0)):
             value = getattr(self, name)
+            if name == "projection_dim" and value is None and self.vlm_config is None:
+                continue  # the library builds configurations without arguments; the model asks for a width
             if not isinstance(value, int) or value < smallest:
                 raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}.")
         for name in ("logit_scale_init", "initial_concentration"):
@@ -134,13 +141,16 @@ class AsymVLMConfig(PreTrainedConfig):
             raise ValueError(f"Unknown hidden_act {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}.")
 
 
-def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig:
+def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig | None:
     """A copy, since a configuration shared with a live backbone would lose that model its attention implementation."""
     if vlm_config is None:
-        return CONFIG_MAPPING["clip"]()
+        return None
     if isinstance(vlm_config, PreTrainedConfig):
-        return copy.deepcopy(vlm_config)
+        own = copy.deepcopy(vlm_config)
+        own.name_or_path = ""  # a folder of the machine it was read on has no place in a checkpoint
+        return own
     values = copy.deepcopy(vlm_config)
+    values.pop("_name_or_path", None)
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(

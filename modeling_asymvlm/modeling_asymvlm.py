@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .backbones import check_backbone_config, image_output, pooled_features, prepare_text, text_output
+from .backbones import check_backbone_config, image_features_of, prepare_text, text_features_of
 from .checkpoints import AsymVLMPreTrainedModel
 from .configuration_asymvlm import AsymVLMConfig
 from .distributions import PowerSpherical, VonMisesFisher
@@ -63,8 +63,12 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
 
     def __init__(self, config: AsymVLMConfig):
         super().__init__(config)
-        check_backbone_config(config.vlm_config)
-        self.vlm = AutoModel.from_config(config.vlm_config)
+        if config.projection_dim is None:
+            raise ValueError("Set vlm_config, or projection_dim for a model without a backbone.")
+        self.vlm = None
+        if config.vlm_config is not None:
+            check_backbone_config(config.vlm_config)
+            self.vlm = AutoModel.from_config(config.vlm_config)
         self.text_head = ProbabilisticTextHead(config)
         self.post_init()
         self._freeze_backbone()
@@ -76,6 +80,55 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
     def logit_scale(self) -> nn.Parameter:
         """Temperature tau, which multiplies the log-likelihoods; a scalar, itself and not its logarithm."""
         return self.text_head.logit_scale
+
+    def backbone_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        r"""
+        The frozen backbone's raw, unnormalised text features of shape `(batch, projection_dim)`, in its dtype: what
+        the head takes, and what is cached to train it. Arguments as for [`~AsymVLMModel.get_text_features`].
+        """
+        vlm = self._backbone()
+        input_ids, attention_mask = prepare_text(
+            input_ids,
+            attention_mask,
+            max_length=self.config.text_max_length,
+            pad_token_id=self.config.text_pad_token_id,
+            use_attention_mask=self.config.text_use_attention_mask,
+        )
+        return text_features_of(
+            vlm, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        )
+
+    def backbone_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+    ) -> torch.Tensor:
+        r"""
+        The frozen backbone's raw, unnormalised image features of shape `(batch, projection_dim)`, in its dtype.
+        Arguments as for [`~AsymVLMModel.get_image_features`].
+        """
+        return image_features_of(
+            self._backbone(),
+            pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            spatial_shapes=spatial_shapes,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+
+    def _backbone(self) -> PreTrainedModel:
+        if self.vlm is None:
+            raise ValueError(
+                "This model is a head without a backbone: pass cached text_features and image_features, or compose it "
+                "with from_vlm_pretrained."
+            )
+        return self.vlm
 
     @can_return_tuple
     def get_text_features(
@@ -97,26 +150,12 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
             `BaseModelOutputWithPooling` whose `pooler_output` of shape `(batch, projection_dim)` is eta: its norm is
             the concentration, its direction the mean direction.
         """
-        last_hidden_state = None
         if input_ids is not None and text_features is None:
-            input_ids, attention_mask = prepare_text(
-                input_ids,
-                attention_mask,
-                max_length=self.config.text_max_length,
-                pad_token_id=self.config.text_pad_token_id,
-                use_attention_mask=self.config.text_use_attention_mask,
-            )
-            output = text_output(
-                self.vlm, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-            )
-            text_features = pooled_features(output, "The backbone's get_text_features")
-            last_hidden_state = getattr(output, "last_hidden_state", None)
+            text_features = self.backbone_text_features(input_ids, attention_mask, token_type_ids)
         elif text_features is None or input_ids is not None:
             raise ValueError("Pass either input_ids or text_features.")
         self._check_width(text_features, "text_features")
-        return BaseModelOutputWithPooling(
-            last_hidden_state=last_hidden_state, pooler_output=self.text_head(text_features)
-        )
+        return BaseModelOutputWithPooling(pooler_output=self.text_head(text_features))
 
     @can_return_tuple
     def get_image_features(
@@ -137,30 +176,20 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` of shape `(batch, projection_dim)` holds unit vectors.
         """
-        last_hidden_state = None
         if pixel_values is not None and image_features is None:
-            output = image_output(
-                self.vlm,
-                pixel_values,
-                pixel_attention_mask=pixel_attention_mask,
-                spatial_shapes=spatial_shapes,
-                interpolate_pos_encoding=interpolate_pos_encoding,
+            image_features = self.backbone_image_features(
+                pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding
             )
-            image_features = pooled_features(output, "The backbone's get_image_features")
-            last_hidden_state = getattr(output, "last_hidden_state", None)
         elif image_features is None or pixel_values is not None:
             raise ValueError("Pass either pixel_values or image_features.")
         self._check_width(image_features, "image_features")
-        return BaseModelOutputWithPooling(
-            last_hidden_state=last_hidden_state,
-            pooler_output=F.normalize(at_least_float32(image_features), dim=-1),
-        )
+        return BaseModelOutputWithPooling(pooler_output=F.normalize(at_least_float32(image_features), dim=-1))
 
     def _check_width(self, features: torch.Tensor, name: str) -> None:
         if features.ndim != 2 or features.shape[1] != self.config.projection_dim:
             raise ValueError(
-                f"{name} must have shape (batch, {self.config.projection_dim}), the width of this model's backbone "
-                f"{self.config.vlm_config.model_type!r}, got {tuple(features.shape)}. Were they made with another one?"
+                f"{name} must have shape (batch, {self.config.projection_dim}), the width of this model's backbone, "
+                f"got {tuple(features.shape)}. Were they made with another backbone?"
             )
 
     def get_text_distribution(self, **text_inputs) -> VonMisesFisher | PowerSpherical:

@@ -1,0 +1,322 @@
+"""Images and their captions, from a Hub data set, a local file or an image folder, and their frozen features."""
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .data import CAPTION_COLUMNS, EmbeddingSplit
+
+
+FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+SPLITS = ("train", "validation", "test")
+CAPTION_COLUMN_NAMES = ("caption", "captions", "text")
+
+
+@dataclass(frozen=True)
+class ImageCaptionPairs:
+    """
+    Captions and the images they belong to; every image stands once, however many captions it has.
+
+    Args:
+        images (`Sequence`): per image a path, or a dictionary with `path` and `bytes` as `datasets` gives it.
+        image_ids (`list[str]`): identity of each image.
+        captions (`list[str]`): the texts.
+        text_image_index (`list[int]`): position in `images` of each caption's image.
+        columns (`dict[str, list]`): those of `CAPTION_COLUMNS` that the data have, per caption.
+        folder (`Path`): what relative paths are relative to.
+    """
+
+    images: Sequence[Any]
+    image_ids: list[str]
+    captions: list[str]
+    text_image_index: list[int]
+    columns: dict[str, list]
+    folder: Path
+
+    def of_images(self, rows: Sequence[int]) -> "ImageCaptionPairs":
+        """The pairs of some images only, in the order of `rows`."""
+        new_row = {row: position for position, row in enumerate(rows)}
+        kept = [text for text, row in enumerate(self.text_image_index) if row in new_row]
+        return replace(
+            self,
+            images=[self.images[row] for row in rows],
+            image_ids=[self.image_ids[row] for row in rows],
+            captions=[self.captions[text] for text in kept],
+            text_image_index=[new_row[self.text_image_index[text]] for text in kept],
+            columns={name: [values[text] for text in kept] for name, values in self.columns.items()},
+        )
+
+    def open_image(self, row: int) -> Image.Image:
+        """Decodes one image as RGB. Raises `ValueError` with its name if that fails."""
+        image = self.images[row]
+        try:
+            if isinstance(image, dict) and image["bytes"] is not None:
+                source: Any = io.BytesIO(image["bytes"])
+            else:
+                source = self.folder / (image["path"] if isinstance(image, dict) else image)
+            with Image.open(source) as opened:
+                return opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError, TypeError) as error:  # Pillow raises SyntaxError for broken PNG
+            raise ValueError(f"Image {self.image_name(row)} cannot be read: {error}.") from error
+
+    def image_name(self, row: int) -> str:
+        """The image's path, or its identity where it has none."""
+        image = self.images[row]
+        path = image["path"] if isinstance(image, dict) else image
+        return repr(str(path or self.image_ids[row]))
+
+
+def load_splits(name_or_path: str, config_name: str | None = None) -> tuple[dict[str, datasets.Dataset], Path]:
+    """
+    Loads what the data have of the splits train, validation and test.
+
+    Args:
+        name_or_path (`str`): a JSON, JSON Lines, CSV or parquet file; a folder of such files named after the splits;
+            an image folder with `metadata.jsonl` or `metadata.csv`; or else the name of a Hub data set.
+        config_name (`str`, *optional*): configuration of a Hub data set.
+
+    Returns:
+        The splits, and the folder that paths of images are relative to.
+
+    Raises:
+        ValueError: for a file of another format or a folder in which none of this is found.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        if path.suffix not in FILE_FORMATS:
+            raise ValueError(f"{name_or_path!r}: a data file must end in one of {', '.join(FILE_FORMATS)}.")
+        files, folder = {"train": str(path)}, path.parent
+    elif path.is_dir():
+        if any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
+            return dict(datasets.load_dataset("imagefolder", data_dir=str(path))), path
+        files = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix in FILE_FORMATS}
+        files, folder = {name: files[name] for name in SPLITS if name in files}, path
+        if "train" not in files:
+            raise ValueError(
+                f"The folder {name_or_path!r} holds neither metadata.jsonl nor a train.json, .jsonl, .csv or "
+                ".parquet file. A folder of cached features goes to --embeddings."
+            )
+    else:
+        loaded = datasets.load_dataset(name_or_path, config_name)
+        return {name: loaded[name] for name in SPLITS if name in loaded}, Path()
+    file_format = FILE_FORMATS[Path(files["train"]).suffix]
+    return dict(datasets.load_dataset(file_format, data_files=files)), folder
+
+
+def read_pairs(
+    dataset: datasets.Dataset,
+    folder: Path,
+    *,
+    image_column: str = "image",
+    caption_column: str | None = None,
+    image_id_column: str = "image_id",
+) -> ImageCaptionPairs:
+    """
+    Collects the images and captions of a split; rows that share an image id, or else a path, share an image.
+
+    Args:
+        dataset (`datasets.Dataset`): a row per image or per caption.
+        folder (`Path`): what relative paths are relative to.
+        image_column (`str`, *optional*, defaults to `"image"`): images, or their paths.
+        caption_column (`str`, *optional*):
+            A string or a list of strings per row. By default the first of caption, captions and text that is there.
+        image_id_column (`str`, *optional*, defaults to `"image_id"`): may be missing.
+
+    Raises:
+        ValueError: for a missing column, an empty caption, or fewer than two pairs.
+    """
+    if caption_column is None:
+        caption_column = next((name for name in CAPTION_COLUMN_NAMES if name in dataset.column_names), "caption")
+    for option, column in (("image_column", image_column), ("caption_column", caption_column)):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"The data have no column {column!r}; they have {', '.join(dataset.column_names)}. Name the right one "
+                f"with --{option}."
+            )
+    if isinstance(dataset.features[image_column], datasets.Image):
+        dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
+    image_rows: list[int] = []
+    row_of_key: dict[str, int] = {}
+    image_ids: list[str] = []
+    captions: list[str] = []
+    text_image_index: list[int] = []
+    columns: dict[str, list] = {name: [] for name in CAPTION_COLUMNS if name in dataset.column_names}
+    has_ids = image_id_column in dataset.column_names
+    texts_only = dataset.select_columns([caption_column, *columns, *([image_id_column] if has_ids else [])])
+    for row, example in enumerate(texts_only):
+        key = str(example[image_id_column]) if has_ids else _path_of(dataset, image_column, row) or f"row-{row}"
+        if key not in row_of_key:
+            row_of_key[key] = len(image_rows)
+            image_rows.append(row)
+            image_ids.append(key)
+        texts = example[caption_column]
+        texts = [texts] if isinstance(texts, str) else texts
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(
+                f"Row {row} (image {key!r}) has an empty caption: {caption_column!r} is {example[caption_column]!r}. "
+                "Remove the row or fill it in."
+            )
+        captions += texts
+        text_image_index += [row_of_key[key]] * len(texts)
+        for name, values in columns.items():
+            values += [example[name]] * len(texts)
+    if len(captions) < 2:
+        raise ValueError(f"The data hold {len(captions)} pairs, but a contrastive objective needs at least two.")
+    return ImageCaptionPairs(
+        images=dataset.select(image_rows)[image_column],
+        image_ids=image_ids,
+        captions=captions,
+        text_image_index=text_image_index,
+        columns=columns,
+        folder=folder,
+    )
+
+
+def _path_of(dataset: datasets.Dataset, image_column: str, row: int) -> str | None:
+    image = dataset[row][image_column]
+    return image["path"] if isinstance(image, dict) else image
+
+
+def with_held_out_splits(
+    splits: dict[str, ImageCaptionPairs], fraction: float, seed: int
+) -> dict[str, ImageCaptionPairs]:
+    """
+    Adds what is missing of validation and test, each a `fraction` of the training images drawn by `seed`.
+
+    Raises:
+        ValueError: if the training images do not suffice for two in every split.
+    """
+    missing = [name for name in SPLITS[1:] if name not in splits]
+    train = splits["train"]
+    num_held_out = max(2, round(fraction * len(train.images)))
+    if missing and len(train.images) - len(missing) * num_held_out < 2:
+        raise ValueError(
+            f"{len(train.images)} training images are too few to hold out {' and '.join(missing)} splits of "
+            f"{num_held_out}: bring your own splits, more images, or a smaller held_out_fraction."
+        )
+    order = np.random.default_rng(seed).permutation(len(train.images)).tolist()
+    completed = dict(splits)
+    for name in missing:
+        completed[name] = train.of_images(sorted(order[:num_held_out]))
+        order = order[num_held_out:]
+    completed["train"] = train.of_images(sorted(order))
+    return completed
+
+
+def features_fingerprint(model: Any, processor: Any, pairs: Mapping[str, ImageCaptionPairs]) -> dict[str, Any]:
+    """
+    What cached features depend on: SHA-256 of the backbone's weights, of the processor's files, and of each split's
+    captions and images (their bytes, or their files' size and time of change).
+    """
+    backbone = hashlib.sha256(model.config.vlm_config.to_json_string().encode())
+    for name, tensor in sorted(model.vlm.state_dict().items()):
+        backbone.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        backbone.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    files = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                files.update(file.name.encode() + file.read_bytes())
+    return {
+        "backbone": backbone.hexdigest(),
+        "processor": files.hexdigest(),
+        "data": {name: _data_fingerprint(of_split) for name, of_split in pairs.items()},
+    }
+
+
+def _data_fingerprint(pairs: ImageCaptionPairs) -> str:
+    digest = hashlib.sha256(json.dumps([pairs.captions, pairs.text_image_index, pairs.image_ids]).encode())
+    for image in pairs.images:
+        data = image["bytes"] if isinstance(image, dict) else None
+        if data is None:
+            file = pairs.folder / (image["path"] if isinstance(image, dict) else image)
+            state = file.stat() if file.exists() else None
+            data = f"{file.name} {state and (state.st_size, state.st_mtime_ns)}".encode()
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def embed_pairs(
+    model: Any,
+    processor: Any,
+    pairs: ImageCaptionPairs,
+    *,
+    batch_size: int,
+    skip_broken_images: bool = False,
+    description: str = "",
+) -> tuple[EmbeddingSplit, list[str]]:
+    """
+    Computes the backbone's raw features of all images and captions.
+
+    Args:
+        model (`AsymVLMModel`): its backbone is used, on its device.
+        processor (`ProcessorMixin`): the backbone's native processor.
+        pairs (`ImageCaptionPairs`): what to embed.
+        batch_size (`int`): images or captions at a time.
+        skip_broken_images (`bool`, *optional*, defaults to `False`):
+            Leave out images that cannot be read, with their captions, instead of raising.
+        description (`str`, *optional*): name shown by the progress bar.
+
+    Returns:
+        The features in float32, and the names of the images that were left out.
+
+    Raises:
+        ValueError: for an image that cannot be read, or features that are not finite.
+    """
+    kept: list[int] = []
+    broken: list[str] = []
+    image_features = []
+    with tqdm(total=len(pairs.images) + len(pairs.captions), desc=description, unit=" items") as progress:
+        for rows in _batches(range(len(pairs.images)), batch_size):
+            images = []
+            for row in rows:
+                try:
+                    images.append(pairs.open_image(row))
+                    kept.append(row)
+                except ValueError as error:
+                    if not skip_broken_images:
+                        raise ValueError(f"{error} Mend it, or pass --skip_broken_images.") from error
+                    broken.append(pairs.image_name(row))
+            if images:
+                inputs = processor(images=images, return_tensors="pt").to(model.device)
+                image_features.append(model.backbone_image_features(**inputs).float().cpu())
+            progress.update(len(rows))
+        if broken:
+            pairs = pairs.of_images(kept)
+        text_features = []
+        for texts in _batches(pairs.captions, batch_size):
+            inputs = processor(text=list(texts), padding=True, return_tensors="pt").to(model.device)
+            text_features.append(model.backbone_text_features(**inputs).float().cpu())
+            progress.update(len(texts))
+    if len(pairs.captions) < 2:
+        raise ValueError(f"Only {len(pairs.captions)} pairs are left after skipping {len(broken)} broken images.")
+    split = EmbeddingSplit(
+        image_ids=pairs.image_ids,
+        image_features=torch.cat(image_features),
+        captions=pairs.captions,
+        text_features=torch.cat(text_features),
+        text_image_index=torch.tensor(pairs.text_image_index),
+        columns={name: np.asarray(values) for name, values in pairs.columns.items()},
+    )
+    for part, features in (("image", split.image_features), ("text", split.text_features)):
+        if not torch.isfinite(features).all():
+            raise ValueError(f"The backbone gives {part} features that are NaN or infinite. Try another dtype.")
+    return split, broken
+
+
+def _batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]

@@ -1,0 +1,356 @@
+"""Trains a probabilistic text head on a frozen vision–language model, evaluates it and saves it.
+
+    accelerate launch train_asymvlm.py                                      # the embedded Scenes example, offline
+    accelerate launch train_asymvlm.py --model_name_or_path openai/clip-vit-base-patch32 \\
+        --dataset_name_or_path captions.jsonl --output_dir outputs/mine     # your pairs
+    accelerate launch train_asymvlm.py --embeddings features/               # cached features
+    accelerate launch train_asymvlm.py arguments.yaml                       # all arguments in one file
+"""
+
+import json
+import math
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import transformers
+import yaml
+from transformers import AutoProcessor, HfArgumentParser, set_seed
+
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
+from modeling_asymvlm.hub import model_card, write_model_card
+from modeling_asymvlm.pairs import (
+    FILE_FORMATS,
+    SPLITS,
+    ImageCaptionPairs,
+    embed_pairs,
+    features_fingerprint,
+    load_splits,
+    read_pairs,
+    with_held_out_splits,
+)
+from modeling_asymvlm.plotting import reliability_plot
+from modeling_asymvlm.report import evaluate_split, format_table
+from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+
+
+SCENES = Path(__file__).resolve().parent / "examples" / "scenes"
+
+
+@dataclass
+class ModelArguments:
+    """The frozen backbone and the head on it."""
+
+    _argument_group_name = "backbone and head"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Backbone: a Hub repository or a folder. Default: the tiny CLIP of Scenes."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the backbone."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Of the backbone; the head is float32 always."}
+    )
+    distribution: Literal["power_spherical", "vmf", "deterministic"] = field(
+        default="power_spherical", metadata={"help": "Law of a text on the unit hypersphere."}
+    )
+    mean_direction: Literal["learned", "backbone"] = field(
+        default="learned",
+        metadata={"help": "Learn the mean direction, or keep the backbone's and its text-to-image accuracy."},
+    )
+    normalizer: Literal["exact", "paper"] = field(
+        default="exact", metadata={"help": "Log-normaliser: exact, or the approximation of the reference code."}
+    )
+    hidden_size: int = field(default=1024, metadata={"help": "Width of the head's hidden layers."})
+    num_hidden_layers: int = field(default=3, metadata={"help": "Number of the head's hidden layers."})
+    hidden_dropout_prob: float = field(default=0.0, metadata={"help": "Dropout after each hidden layer, in [0, 1)."})
+    initial_concentration: float = field(
+        default=10.0, metadata={"help": "kappa before training, with --mean_direction backbone."}
+    )
+    logit_scale_init: float = field(default=1.0, metadata={"help": "Temperature tau before training."})
+
+    def head_kwargs(self) -> dict[str, Any]:
+        """The arguments of `AsymVLMConfig` among these."""
+        not_of_the_head = ("model_name_or_path", "model_revision", "dtype")
+        return {name: value for name, value in vars(self).items() if name not in not_of_the_head}
+
+
+@dataclass
+class DataArguments:
+    """The pairs of images and captions, or their cached features."""
+
+    _argument_group_name = "data"
+
+    dataset_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs: a JSON, JSON Lines, CSV or parquet file, a folder of them named train, validation and "
+            "test, an image folder with metadata.jsonl, or a Hub data set. Default: the generated Scenes."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    embeddings: str | None = field(
+        default=None,
+        metadata={"help": "Instead of pairs, a folder of cached features: images/ and captions/ with SPLIT.parquet."},
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of the images or their paths."})
+    caption_column: str | None = field(
+        default=None, metadata={"help": "Column of a caption or a list of them. Default: caption, captions or text."}
+    )
+    image_id_column: str = field(
+        default="image_id", metadata={"help": "Column that tells which rows share an image; may be missing."}
+    )
+    held_out_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training images for each of validation and test that is missing."}
+    )
+    skip_broken_images: bool = field(
+        default=False, metadata={"help": "Leave out images that cannot be read, and count them, instead of stopping."}
+    )
+    embedding_batch_size: int = field(default=256, metadata={"help": "Images or captions in the backbone at a time."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace the results in a non-empty --output_dir."}
+    )
+
+
+class CommandParser(HfArgumentParser):
+    """An `HfArgumentParser` whose errors are one sentence, without two hundred lines of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"train_asymvlm.py: error: {message} (--help lists all arguments)\n")
+
+
+def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, AsymVLMTrainingArguments]:
+    """Flags, or one JSON or YAML file; leaves with exit code 2 and one sentence if anything is wrong with them."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = CommandParser(
+        [ModelArguments, DataArguments, AsymVLMTrainingArguments],  # type: ignore[list-item]
+        usage="accelerate launch train_asymvlm.py [ARGUMENTS | FILE.json | FILE.yaml]",
+        description=description,
+        epilog="examples:\n" + examples,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    try:
+        if len(arguments) == 1 and Path(arguments[0]).suffix in (".json", ".yaml", ".yml"):
+            arguments = _flags_in_file(Path(arguments[0]))
+        parsed: Any = parser.parse_args_into_dataclasses(arguments)
+        check_arguments(*parsed)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        parser.error(" ".join(str(error).split()))
+    return parsed
+
+
+def _flags_in_file(file: Path) -> list[str]:
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML too
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a mapping from argument to value.")
+    flags: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            flags.append(f"--{name}")
+            flags += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    return flags
+
+
+def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:
+    """Everything that can be known to be wrong before anything is loaded. Raises `ValueError`."""
+    AsymVLMConfig(projection_dim=2, **model.head_kwargs())
+    if data.embeddings is not None and data.dataset_name_or_path is not None:
+        raise ValueError("--embeddings and --dataset_name_or_path exclude each other: pass cached features or pairs.")
+    if data.embeddings is not None:
+        EmbeddingStore(data.embeddings)
+    for name, value in (
+        ("model_name_or_path", model.model_name_or_path),
+        ("dataset_name_or_path", data.dataset_name_or_path),
+    ):
+        # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
+        is_path = value is not None and (
+            value.count("/") > 1 or value[0] in "./~" or Path(value).suffix in FILE_FORMATS
+        )
+        if is_path and not Path(str(value)).exists():
+            raise ValueError(f"--{name}: there is no file or folder {value!r}.")
+    if data.dataset_name_or_path is None and data.embeddings is None and not (SCENES / "generate.py").is_file():
+        raise ValueError("The embedded example is not here: run in a checkout of the repository, or pass your data.")
+    if data.dataset_name_or_path is not None and model.model_name_or_path is None:
+        raise ValueError("--dataset_name_or_path needs a backbone: pass --model_name_or_path.")
+    if not 0 < data.held_out_fraction < 0.5:
+        raise ValueError(f"--held_out_fraction must lie between 0 and 0.5, got {data.held_out_fraction}.")
+    if data.embedding_batch_size < 1:
+        raise ValueError(f"--embedding_batch_size must be at least 1, got {data.embedding_batch_size}.")
+    folder = Path(str(training.output_dir))
+    if folder.is_file():
+        raise ValueError(f"--output_dir {str(folder)!r} is a file.")
+    if folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
+        if training.resume_from_checkpoint is None:
+            raise ValueError(
+                f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "
+                "--resume_from_checkpoint to go on."
+            )
+
+
+def prepare_features(
+    model_arguments: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments
+) -> tuple[AsymVLMModel, Any, dict[str, EmbeddingSplit], list[str]]:
+    """The composed model, the backbone's processor if there is one, the features of each split, and broken images."""
+    name = model_arguments.model_name_or_path
+    if name is None and data.embeddings is None:
+        name = str(SCENES / "tiny_clip")
+    if name is not None:
+        model = AsymVLMModel.from_vlm_pretrained(
+            name,
+            revision=model_arguments.model_revision,
+            dtype=model_arguments.dtype,
+            **model_arguments.head_kwargs(),
+        )
+        processor = AutoProcessor.from_pretrained(name, revision=model_arguments.model_revision or "main")
+    if data.embeddings is not None:
+        splits = {split: EmbeddingStore(data.embeddings).split(split) for split in SPLITS}
+        if name is None:
+            config = AsymVLMConfig(projection_dim=splits["train"].dim, **model_arguments.head_kwargs())
+            return AsymVLMModel(config), None, splits, []
+        if splits["train"].dim != model.config.projection_dim:
+            raise ValueError(
+                f"The features in {data.embeddings!r} are {splits['train'].dim} wide, but the backbone {name!r} gives "
+                f"{model.config.projection_dim}: they come from another backbone."
+            )
+        return model, processor, splits, []
+    pairs = load_pairs(data, training.seed)
+    model.to(training.device)  # type: ignore[arg-type]
+    fingerprint = features_fingerprint(model, processor, pairs)
+    folder = Path(str(training.output_dir)) / "embeddings"
+    broken: list[str] = []
+    with training.main_process_first(desc="computing features"):
+        store = EmbeddingStore(folder) if folder.is_dir() else None
+        if store is None or store.fingerprint != fingerprint:
+            splits = {}
+            for split, of_split in pairs.items():
+                splits[split], broken_in_split = embed_pairs(
+                    model,
+                    processor,
+                    of_split,
+                    batch_size=data.embedding_batch_size,
+                    skip_broken_images=data.skip_broken_images,
+                    description=f"Features of {split}",
+                )
+                broken += broken_in_split
+            store = EmbeddingStore.write(folder, splits, fingerprint)
+    return model, processor, {split: store.split(split) for split in SPLITS}, broken
+
+
+def load_pairs(data: DataArguments, seed: int) -> dict[str, ImageCaptionPairs]:
+    """The pairs of train, validation and test; the embedded example is generated where no data are named."""
+    source = data.dataset_name_or_path
+    if source is None:
+        source = str(SCENES / "data")
+        subprocess.run([sys.executable, str(SCENES / "generate.py"), "--output_dir", source], check=True)
+    loaded, folder = load_splits(source, data.dataset_config_name)
+    pairs = {
+        split: read_pairs(
+            dataset,
+            folder,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            image_id_column=data.image_id_column,
+        )
+        for split, dataset in loaded.items()
+    }
+    return with_held_out_splits(pairs, data.held_out_fraction, seed)
+
+
+def save_report(
+    folder: Path,
+    model: AsymVLMModel,
+    results: dict[str, Any],
+    arguments: list[str],
+    data: DataArguments,
+    base: str | None,
+) -> None:
+    """Writes `all_results.json`, the reliability plot and the model card."""
+    test = results["test"]
+    plot = None
+    if "uncertainty" in test:
+        plot = "reliability.png"
+        reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
+    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
+    source = data.dataset_name_or_path or data.embeddings
+    card = model_card(
+        test,
+        model_name=folder.resolve().name,
+        config=model.config.to_dict(),
+        base_model=base,
+        dataset="Scenes (generated)" if source is None else Path(source).stem,
+        command=shlex.join(["accelerate", "launch", "train_asymvlm.py", *arguments]),
+        plot=plot,
+    )
+    write_model_card(folder / "README.md", card)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: list[str]) -> None:
+    model_arguments, data, training = parse_arguments(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    set_seed(training.seed)
+    folder = Path(str(training.output_dir))
+    started = time.perf_counter()
+    try:
+        model, processor, splits, broken = prepare_features(model_arguments, data, training)
+    except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"train_asymvlm.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
+    if data.overwrite_output_dir and training.resume_from_checkpoint is None and training.should_save:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    embedded = time.perf_counter()
+
+    num_pairs = len(splits["train"].captions)
+    training.per_device_train_batch_size = min(training.per_device_train_batch_size, num_pairs // training.world_size)
+    trainer = AsymVLMTrainer(
+        model=model,
+        args=training,
+        train_dataset=FeaturePairs(splits["train"]),
+        eval_dataset=FeaturePairs(splits["validation"]),
+        data_collator=FeaturePairs.collate,
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trained = time.perf_counter()
+    if not trainer.is_world_process_zero():
+        return
+
+    model.eval()
+    results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
+    results["test"] = evaluate_split(model, splits["test"])
+    results["test"]["time"] = {
+        "features": embedded - started,
+        "training": trained - embedded,
+        "evaluation": time.perf_counter() - trained,
+    }
+    model.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    base = model_arguments.model_name_or_path if model.config.base_model_revision is not None else None
+    save_report(folder, model, results, arguments, data, base)
+    test = results["test"]
+    print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
+    if broken:
+        print(f"Skipped {len(broken)} broken images: {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}")
+    print(f"\n{format_table(test)}\n\nModel, figures and card are in {folder}.")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit("\ntrain_asymvlm.py: interrupted; the checkpoints written so far are complete. (exit code 130)")
