@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -118,6 +118,10 @@ class DataArguments:
     )
 
 
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and the examples as they are written."""
+
+
 class CommandParser(HfArgumentParser):
     """An `HfArgumentParser` whose errors are one sentence, without two hundred lines of usage before it."""
 
@@ -133,17 +137,20 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
         usage="accelerate launch train_asymvlm.py [ARGUMENTS | FILE.json | FILE.yaml]",
         description=description,
         epilog="examples:\n" + examples,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     try:
         if len(arguments) == 1 and Path(arguments[0]).suffix in (".json", ".yaml", ".yml"):
             arguments = _flags_in_file(Path(arguments[0]))
-        parsed: Any = parser.parse_args_into_dataclasses(arguments)
-        check_arguments(*parsed)
+        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+        if unknown:
+            raise ValueError(f"there is no argument {unknown[0]}")
+        model, data, training = parsed
+        check_arguments(model, data, training)
     except (ValueError, TypeError, OSError, ImportError) as error:
         parser.error(" ".join(str(error).split()))
-    return parsed
+    return model, data, training
 
 
 def _flags_in_file(file: Path) -> list[str]:

@@ -99,9 +99,7 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
             pad_token_id=self.config.text_pad_token_id,
             use_attention_mask=self.config.text_use_attention_mask,
         )
-        return text_features_of(
-            vlm, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        )
+        return text_features_of(vlm, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
 
     def backbone_image_features(
         self,

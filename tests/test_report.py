@@ -1,0 +1,84 @@
+"""The evaluation of a split and its table, against the metrics computed by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.data import EmbeddingSplit
+from modeling_asymvlm.objective import pair_scores
+from modeling_asymvlm.report import evaluate_split, format_table
+
+
+def make_split(images: int, texts: int, **columns) -> EmbeddingSplit:
+    generator = torch.Generator().manual_seed(images)
+    image_features = torch.randn(images, 12, generator=generator)
+    index = torch.arange(texts) % images
+    text_features = image_features[index] + torch.randn(texts, 12, generator=generator)
+    return EmbeddingSplit(
+        [str(row) for row in range(images)], image_features, ["x"] * texts, text_features, index, columns
+    )
+
+
+@pytest.mark.parametrize("distribution", ["vmf", "power_spherical"])
+def test_figures_are_those_of_the_score_matrix(distribution):
+    torch.manual_seed(0)
+    model = AsymVLMModel(AsymVLMConfig(projection_dim=12, hidden_size=16, distribution=distribution)).eval()
+    torch.nn.init.normal_(model.text_head.output_layer.weight)
+    ambiguity = np.random.default_rng(1).random(60)
+    split = make_split(20, 60, ambiguity=ambiguity)
+    results = evaluate_split(model, split, batch_size=7)
+
+    eta = model.text_head(split.text_features).detach()
+    scores = pair_scores(eta, split.image_features, distribution=distribution)
+    cosines = torch.cosine_similarity(split.text_features[:, None], split.image_features[None], dim=-1)
+    for key, matrix in (("retrieval", scores), ("backbone_retrieval", cosines)):
+        best_image = matrix.argsort(dim=1, descending=True)
+        hits = (best_image[:, :5] == split.text_image_index[:, None]).any(dim=1)
+        assert results[key]["text_to_image_recall@5"] == pytest.approx(hits.float().mean().item())
+        own = split.text_image_index[matrix.argmax(dim=0)] == torch.arange(20)
+        assert results[key]["image_to_text_recall@1"] == pytest.approx(own.float().mean().item())
+    uncertainty = 1 / eta.norm(dim=-1)
+    assert results["rank_correlation_with_ambiguity"] == pytest.approx(spearmanr(uncertainty, ambiguity)[0])
+    order = uncertainty.argsort(stable=True)
+    correct = (scores.argmax(dim=1) == split.text_image_index)[order].float()
+    bins = results["uncertainty"]["text_to_image"]["bin_recall"]
+    assert bins == pytest.approx([part.mean().item() for part in correct.tensor_split(10)])
+    assert results["concentration"]["50%"] == pytest.approx(np.quantile(eta.norm(dim=-1), 0.5), rel=1e-6)
+    json.dumps(results)
+
+
+def test_uncertainty_is_left_out_where_it_has_no_answer():
+    few = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(9, 30))
+    assert "uncertainty" not in few and "concentration" in few
+    deterministic = AsymVLMModel(AsymVLMConfig(projection_dim=12, distribution="deterministic")).eval()
+    assert set(evaluate_split(deterministic, make_split(20, 30))) == {
+        "num_images",
+        "num_captions",
+        "retrieval",
+        "backbone_retrieval",
+    }
+
+
+def test_specificity_is_reported_where_captions_have_levels():
+    split = make_split(10, 40, level=np.arange(40) // 10)
+    results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), split)
+    assert -1 <= results["specificity"]["mean_group_spearman"] <= 1
+    assert "with the caption's level" in format_table(results)
+
+
+def test_the_table_shows_every_figure_and_says_what_is_undefined():
+    torch.manual_seed(0)
+    results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(20, 60))
+    results["time"] = {"training": 12.34}
+    results["uncertainty"]["text_to_image"]["spearman"] = float("nan")
+    table = format_table(results)
+    for key in ("text_to_image_recall@1", "image_to_text_recall@10"):
+        assert f"{results['retrieval'][key]:.4f}" in table
+        assert f"{results['backbone_retrieval'][key]:.4f}" in table
+    assert "undefined" in table and "12.3 s" in table and "10 bins" in table
+    widths = [{len(line) for line in part.splitlines()} for part in table.split("\n\n")]
+    assert all(len(of_table) == 1 for of_table in widths)

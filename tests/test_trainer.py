@@ -1,0 +1,156 @@
+"""AsymVLMTrainer: the objective it trains, its validation loss, what it keeps and what it never touches."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
+from modeling_asymvlm.objective import unified_loss
+from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+
+
+def make_pairs(seed: int, images: int, texts: int, dim: int = 24) -> FeaturePairs:
+    """Texts whose features are those of their image with noise: there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    image_features = torch.randn(images, dim, generator=generator)
+    index = torch.arange(texts) % images
+    text_features = image_features[index] + 0.5 * torch.randn(texts, dim, generator=generator)
+    names = [f"image-{row}" for row in range(images)]
+    return FeaturePairs(EmbeddingSplit(names, image_features, ["caption"] * texts, text_features, index))
+
+
+def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> AsymVLMTrainer:
+    defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "disable_tqdm": True, "report_to": "none"}
+    return AsymVLMTrainer(
+        model=model,
+        args=AsymVLMTrainingArguments(output_dir=str(folder), **{**defaults, **arguments}),
+        train_dataset=train or make_pairs(0, 32, 64),
+        eval_dataset=evaluation or make_pairs(1, 21, 21),
+        data_collator=FeaturePairs.collate,
+    )
+
+
+def head_model(**arguments) -> AsymVLMModel:
+    torch.manual_seed(5)
+    return AsymVLMModel(AsymVLMConfig(projection_dim=24, hidden_size=32, **arguments))
+
+
+def objective_on(model: AsymVLMModel, pairs: FeaturePairs) -> float:
+    batch = pairs.__getitems__(range(len(pairs)))
+    with torch.no_grad():
+        return model.eval()(**batch, return_loss=True).loss.item()
+
+
+@pytest.mark.parametrize("distribution", ["vmf", "power_spherical", "deterministic"])
+@pytest.mark.parametrize("normalizer", ["exact", "paper"])
+def test_compute_loss_is_the_unified_objective(tmp_path, distribution, normalizer):
+    model = head_model(distribution=distribution, normalizer=normalizer)
+    trainer = make_trainer(tmp_path, model)
+    batch = make_pairs(0, 8, 16).__getitems__(range(16))
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    law = {"distribution": distribution, "normalizer": normalizer}
+    expected = unified_loss(
+        outputs.text_embeds, outputs.image_embeds, model.logit_scale, image_ids=batch["image_ids"], **law
+    )
+    assert torch.equal(loss, expected)
+    assert outputs.logits_per_text is None
+
+
+def test_training_lowers_the_validation_loss_and_keeps_the_best_head(tmp_path):
+    model = head_model()
+    evaluation = make_pairs(1, 21, 21)
+    before = objective_on(model, evaluation)
+    trainer = make_trainer(tmp_path, model, evaluation=evaluation, num_train_epochs=4, learning_rate=3e-3)
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(losses) == 4
+    assert min(losses) < before
+    assert trainer.state.best_metric == min(losses)
+    assert objective_on(model, evaluation) == pytest.approx(min(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("eval_batch_size", [4, 10, 20, 21, 64])
+def test_evaluation_drops_no_pair_whatever_the_batch_size(tmp_path, eval_batch_size):
+    model = head_model().eval()
+    pairs = make_pairs(2, 21, 21)
+    trainer = make_trainer(tmp_path, model, evaluation=pairs, per_device_eval_batch_size=eval_batch_size)
+    metrics = trainer.evaluate()
+    blocks = torch.arange(21).tensor_split(-(-21 // eval_batch_size))
+    expected = 0.0
+    with torch.no_grad():
+        for rows in blocks:
+            expected += model(**pairs.__getitems__(rows), return_loss=True).loss.item() * len(rows) / 21
+    assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-6)
+    assert trainer.args.dataloader_drop_last
+
+
+def test_pixels_and_tokens_train_the_head_and_leave_the_backbone(tmp_path, tiny_clip, batch):
+    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, hidden_size=32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = [{name: tensor[row] for name, tensor in batch.items()} for row in range(4)] * 2
+    trainer = AsymVLMTrainer(
+        model=model,
+        args=AsymVLMTrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, disable_tqdm=True
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+    )
+    trainer.train()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("vlm."), name
+    assert all(not parameter.requires_grad for parameter in trainer.model.vlm.parameters())
+    assert not trainer.model.vlm.training
+
+
+def test_checkpoints_hold_the_head_only_load_alone_and_hold_no_pickled_arguments(tmp_path, tiny_clip):
+    tiny_clip.save_pretrained(tmp_path / "clip")
+    model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=32)
+    trainer = make_trainer(tmp_path / "out", model, num_train_epochs=1)
+    trainer.train()
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert (checkpoint / "model.safetensors").stat().st_size < 50_000
+    assert not (checkpoint / "training_args.bin").exists()
+    arguments = json.loads((checkpoint / "training_args.json").read_text())
+    assert arguments["per_device_train_batch_size"] == 16
+    loaded = AutoModel.from_pretrained(checkpoint)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    model.save_pretrained(tmp_path / "whole")
+    assert (tmp_path / "whole" / "model.safetensors").stat().st_size > 200_000
+
+
+def test_resuming_continues_where_training_stopped(tmp_path):
+    straight = head_model()
+    make_trainer(tmp_path / "straight", straight, num_train_epochs=3, load_best_model_at_end=False).train()
+    kwargs = {"num_train_epochs": 3, "load_best_model_at_end": False, "save_total_limit": None}
+    make_trainer(tmp_path / "parts", head_model(), **kwargs).train()
+    resumed = head_model()
+    checkpoint = sorted((tmp_path / "parts").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
+    make_trainer(tmp_path / "parts", resumed, **kwargs).train(resume_from_checkpoint=str(checkpoint))
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_gradient_accumulation_averages_the_losses_of_its_batches(tmp_path):
+    class Recorder(AsymVLMTrainer):
+        def compute_loss(self, *arguments, **keywords):
+            loss = super().compute_loss(*arguments, **keywords)
+            self.recorded.append(loss.item())
+            return loss
+
+    trainer = make_trainer(tmp_path, head_model(), gradient_accumulation_steps=2, num_train_epochs=1)
+    trainer.__class__ = Recorder
+    trainer.recorded = []
+    result = trainer.train()
+    assert result.training_loss == pytest.approx(sum(trainer.recorded) / len(trainer.recorded), rel=1e-5)
+
+
+def test_the_temperature_and_the_biases_are_not_decayed(tmp_path):
+    model = head_model()
+    names = make_trainer(tmp_path, model).get_decay_parameter_names(model)
+    assert names and all(name.endswith("weight") for name in names)
+    assert "text_head.logit_scale" not in names
