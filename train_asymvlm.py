@@ -25,13 +25,12 @@ from transformers import AutoProcessor, HfArgumentParser, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
+from modeling_asymvlm.embedding import cached_features
 from modeling_asymvlm.hub import model_card, write_model_card
 from modeling_asymvlm.pairs import (
     FILE_FORMATS,
     SPLITS,
     ImageCaptionPairs,
-    embed_pairs,
-    features_fingerprint,
     load_splits,
     read_pairs,
     with_held_out_splits,
@@ -229,24 +228,15 @@ def prepare_features(
         return model, processor, splits, []
     pairs = load_pairs(data, training.seed)
     model.to(training.device)  # type: ignore[arg-type]
-    fingerprint = features_fingerprint(model, processor, pairs)
-    folder = Path(str(training.output_dir)) / "embeddings"
-    broken: list[str] = []
     with training.main_process_first(desc="computing features"):
-        store = EmbeddingStore(folder) if folder.is_dir() else None
-        if store is None or store.fingerprint != fingerprint:
-            splits = {}
-            for split, of_split in pairs.items():
-                splits[split], broken_in_split = embed_pairs(
-                    model,
-                    processor,
-                    of_split,
-                    batch_size=data.embedding_batch_size,
-                    skip_broken_images=data.skip_broken_images,
-                    description=f"Features of {split}",
-                )
-                broken += broken_in_split
-            store = EmbeddingStore.write(folder, splits, fingerprint)
+        store, broken = cached_features(
+            Path(str(training.output_dir)) / "embeddings",
+            model,
+            processor,
+            pairs,
+            batch_size=data.embedding_batch_size,
+            skip_broken_images=data.skip_broken_images,
+        )
     return model, processor, {split: store.split(split) for split in SPLITS}, broken
 
 

@@ -1,21 +1,16 @@
-"""Images and their captions, from a Hub data set, a local file or an image folder, and their frozen features."""
+"""Images and their captions, from a Hub data set, a local file or an image folder."""
 
-import hashlib
 import io
-import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
-from .data import CAPTION_COLUMNS, EmbeddingSplit
+from .data import CAPTION_COLUMNS
 
 
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -212,111 +207,3 @@ def with_held_out_splits(
         order = order[num_held_out:]
     completed["train"] = train.of_images(sorted(order))
     return completed
-
-
-def features_fingerprint(model: Any, processor: Any, pairs: Mapping[str, ImageCaptionPairs]) -> dict[str, Any]:
-    """
-    What cached features depend on: SHA-256 of the backbone's weights, of the processor's files, and of each split's
-    captions and images (their bytes, or their files' size and time of change).
-    """
-    backbone = hashlib.sha256(model.config.vlm_config.to_json_string().encode())
-    for name, tensor in sorted(model.vlm.state_dict().items()):
-        backbone.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        backbone.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    files = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
-        for file in sorted(Path(folder).rglob("*")):
-            if file.is_file():
-                files.update(file.name.encode() + file.read_bytes())
-    return {
-        "backbone": backbone.hexdigest(),
-        "processor": files.hexdigest(),
-        "data": {name: _data_fingerprint(of_split) for name, of_split in pairs.items()},
-    }
-
-
-def _data_fingerprint(pairs: ImageCaptionPairs) -> str:
-    digest = hashlib.sha256(json.dumps([pairs.captions, pairs.text_image_index, pairs.image_ids]).encode())
-    for image in pairs.images:
-        data = image["bytes"] if isinstance(image, dict) else None
-        if data is None:
-            file = pairs.folder / (image["path"] if isinstance(image, dict) else image)
-            state = file.stat() if file.exists() else None
-            data = f"{file.name} {state and (state.st_size, state.st_mtime_ns)}".encode()
-        digest.update(hashlib.sha256(data).digest())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def embed_pairs(
-    model: Any,
-    processor: Any,
-    pairs: ImageCaptionPairs,
-    *,
-    batch_size: int,
-    skip_broken_images: bool = False,
-    description: str = "",
-) -> tuple[EmbeddingSplit, list[str]]:
-    """
-    Computes the backbone's raw features of all images and captions.
-
-    Args:
-        model (`AsymVLMModel`): its backbone is used, on its device.
-        processor (`ProcessorMixin`): the backbone's native processor.
-        pairs (`ImageCaptionPairs`): what to embed.
-        batch_size (`int`): images or captions at a time.
-        skip_broken_images (`bool`, *optional*, defaults to `False`):
-            Leave out images that cannot be read, with their captions, instead of raising.
-        description (`str`, *optional*): name shown by the progress bar.
-
-    Returns:
-        The features in float32, and the names of the images that were left out.
-
-    Raises:
-        ValueError: for an image that cannot be read, or features that are not finite.
-    """
-    kept: list[int] = []
-    broken: list[str] = []
-    image_features = []
-    with tqdm(total=len(pairs.images) + len(pairs.captions), desc=description, unit=" items") as progress:
-        for rows in _batches(range(len(pairs.images)), batch_size):
-            images = []
-            for row in rows:
-                try:
-                    images.append(pairs.open_image(row))
-                    kept.append(row)
-                except ValueError as error:
-                    if not skip_broken_images:
-                        raise ValueError(f"{error} Mend it, or pass --skip_broken_images.") from error
-                    broken.append(pairs.image_name(row))
-            if images:
-                inputs = processor(images=images, return_tensors="pt").to(model.device)
-                image_features.append(model.backbone_image_features(**inputs).float().cpu())
-            progress.update(len(rows))
-        if broken:
-            pairs = pairs.of_images(kept)
-        text_features = []
-        for texts in _batches(pairs.captions, batch_size):
-            inputs = processor(text=list(texts), padding=True, return_tensors="pt").to(model.device)
-            text_features.append(model.backbone_text_features(**inputs).float().cpu())
-            progress.update(len(texts))
-    if len(pairs.captions) < 2:
-        raise ValueError(f"Only {len(pairs.captions)} pairs are left after skipping {len(broken)} broken images.")
-    split = EmbeddingSplit(
-        image_ids=pairs.image_ids,
-        image_features=torch.cat(image_features),
-        captions=pairs.captions,
-        text_features=torch.cat(text_features),
-        text_image_index=torch.tensor(pairs.text_image_index),
-        columns={name: np.asarray(values) for name, values in pairs.columns.items()},
-    )
-    for part, features in (("image", split.image_features), ("text", split.text_features)):
-        if not torch.isfinite(features).all():
-            raise ValueError(f"The backbone gives {part} features that are NaN or infinite. Try another dtype.")
-    return split, broken
-
-
-def _batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), batch_size):
-        yield items[start : start + batch_size]

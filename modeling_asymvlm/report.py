@@ -115,7 +115,7 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
+    return "undefined" if math.isnan(value) else f"{value + 0.0:.3f}"  # no minus sign before a zero
 
 
 def _markdown(rows: list[Row]) -> str:

@@ -1,17 +1,34 @@
 """Tiny backbones and data made on the spot; no test touches the network."""
 
+import json
+import logging
 import os
+from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel  # noqa: E402
+from PIL import Image  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from tokenizers.models import WordLevel  # noqa: E402
+from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
 
 
 transformers.utils.logging.disable_progress_bar()
+logging.getLogger("datasets").setLevel(logging.ERROR)
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {"image_size": 32, "patch_size": 8}
@@ -47,3 +64,41 @@ def batch() -> dict[str, torch.Tensor]:
         attention_mask[row, length:] = 0
     pixel_values = torch.randn(4, 3, 32, 32, generator=generator)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture
+def tiny_processor() -> CLIPProcessor:
+    """Words and pictures for `tiny_clip`; its end-of-text token closes every text."""
+    words = {"<unk>": 0, "<pad>": 1, "red": 2, "picture": 3, "<end>": 98, **{str(n): 10 + n for n in range(40)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
+    return CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), fast)
+
+
+def make_picture_folder(folder: Path, number_of_pictures: int) -> Path:
+    """An image folder: pictures of one colour each, with two captions each that hold their number."""
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(number_of_pictures):
+        Image.new("RGB", (32, 32), (number * 6, 0, 0)).save(folder / "images" / f"{number}.png")
+        rows.append({"file_name": f"images/{number}.png", "captions": [f"red {number}", f"picture {number}"]})
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder
+
+
+@pytest.fixture
+def picture_folder(tmp_path) -> Path:
+    return make_picture_folder(tmp_path / "data", 8)
+
+
+@pytest.fixture
+def pair_rows(picture_folder) -> list[dict]:
+    """The pairs of `picture_folder`, one row a caption, with relative paths."""
+    rows = [json.loads(line) for line in (picture_folder / "metadata.jsonl").read_text().splitlines()]
+    return [{"image": row["file_name"], "caption": caption} for row in rows for caption in row["captions"]]

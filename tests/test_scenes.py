@@ -4,7 +4,6 @@ import importlib
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "scenes"
 MODEL_DIR = FOLDER / "tiny_clip"

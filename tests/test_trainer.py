@@ -12,12 +12,12 @@ from modeling_asymvlm.objective import unified_loss
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
-def make_pairs(seed: int, images: int, texts: int, dim: int = 24) -> FeaturePairs:
+def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float = 0.5) -> FeaturePairs:
     """Texts whose features are those of their image with noise: there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     image_features = torch.randn(images, dim, generator=generator)
     index = torch.arange(texts) % images
-    text_features = image_features[index] + 0.5 * torch.randn(texts, dim, generator=generator)
+    text_features = image_features[index] + noise * torch.randn(texts, dim, generator=generator)
     names = [f"image-{row}" for row in range(images)]
     return FeaturePairs(EmbeddingSplit(names, image_features, ["caption"] * texts, text_features, index))
 

@@ -1,0 +1,95 @@
+"""What the benchmarks share: training a head on cached features, and tables of means over seeds."""
+
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import set_seed
+
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
+from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+
+
+transformers.utils.logging.disable_progress_bar()
+logging.getLogger("datasets").setLevel(logging.ERROR)
+
+
+def machine() -> str:
+    """Processor, cores and versions: what a figure of time depends on."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def train_head(
+    splits: dict[str, EmbeddingSplit], *, seed: int, config: dict[str, Any], training: dict[str, Any] | None = None
+) -> tuple[AsymVLMModel, dict[str, Any]]:
+    """
+    Trains a head with the project's own Trainer and keeps the best by validation loss.
+
+    Args:
+        splits (`dict[str, EmbeddingSplit]`): with `train` and `validation`.
+        seed (`int`): of the initialisation, the order of the batches and the dropout.
+        config (`dict`): arguments of `AsymVLMConfig`.
+        training (`dict`, *optional*): arguments of `AsymVLMTrainingArguments` that differ from its defaults.
+
+    Returns:
+        The model in evaluation mode; `seconds`, `steps` and `validation_loss`.
+    """
+    set_seed(seed)
+    model = AsymVLMModel(AsymVLMConfig(projection_dim=splits["train"].dim, **config))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = AsymVLMTrainingArguments(
+            output_dir=folder,
+            seed=seed,
+            disable_tqdm=True,
+            logging_strategy="no",
+            report_to="none",
+            **(training or {}),
+        )
+        trainer = AsymVLMTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=FeaturePairs(splits["train"]),
+            eval_dataset=FeaturePairs(splits["validation"]),
+            data_collator=FeaturePairs.collate,
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+    figures = {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "validation_loss": trainer.state.best_metric,
+    }
+    return model.eval(), figures
+
+
+def mean_and_deviation(values: Sequence[float], digits: int = 3) -> str:
+    """`mean ± standard deviation`, or the value alone where there is one."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a GitHub-flavoured Markdown table with aligned columns."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,212 @@
+"""The command: from data to a model, figures and a card; wrong arguments; the user's mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_picture_folder
+from huggingface_hub import ModelCard
+from PIL import Image
+from test_trainer import make_pairs
+from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
+
+import train_asymvlm
+from modeling_asymvlm.data import EmbeddingStore
+from modeling_asymvlm.report import evaluate_split
+
+
+REPOSITORY = Path(train_asymvlm.__file__).parent
+QUICK = ["--num_train_epochs", "1", "--disable_tqdm", "true"]
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    sizes = {"train": (64, 128), "validation": (20, 40), "test": (20, 60)}
+    splits = {name: make_pairs(seed, *size, noise=2.0).split for seed, (name, size) in enumerate(sizes.items())}
+    return EmbeddingStore.write(tmp_path / "store", splits, {}).path
+
+
+@pytest.fixture
+def backbone(tmp_path, tiny_clip, tiny_processor) -> Path:
+    tiny_clip.save_pretrained(tmp_path / "backbone")
+    tiny_processor.save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def run(*arguments) -> None:
+    train_asymvlm.main([str(argument) for argument in [*QUICK, *arguments]])
+
+
+def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, capsys):
+    folder = tmp_path / "out"
+    run("--embeddings", store, "--output_dir", folder, "--distribution", "vmf", "--mean_direction", "backbone")
+    results = json.loads((folder / "all_results.json").read_text())
+    model = AutoModel.from_pretrained(folder)
+    assert model.vlm is None and model.config.distribution == "vmf"
+    expected = evaluate_split(model, EmbeddingStore(store).split("test"))
+    assert results["test"]["retrieval"] == expected["retrieval"]
+    assert results["test"]["uncertainty"] == expected["uncertainty"]
+    assert set(results["test"]["time"]) == {"features", "training", "evaluation"}
+    printed = capsys.readouterr().out
+    recall = f"{expected['retrieval']['text_to_image_recall@1']:.4f}"
+    assert recall in printed and recall in (folder / "README.md").read_text()
+    assert "20 images, 60 captions" in printed
+    assert ModelCard.load(folder / "README.md").data.library_name == "transformers"
+    with Image.open(folder / "reliability.png") as plot:
+        assert plot.size[0] > 400
+
+
+def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(backbone, tmp_path, capsys):
+    pictures = make_picture_folder(tmp_path / "pictures", 40)
+    folder = tmp_path / "out"
+    run("--model_name_or_path", backbone, "--dataset_name_or_path", pictures, "--output_dir", folder)
+    assert "4 images, 8 captions" in capsys.readouterr().out
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        output = model(**processor(text=["red 3"], images=[Image.new("RGB", (32, 32))], return_tensors="pt"))
+    assert output.logits_per_image.shape == (1, 1)
+    assert not (folder / "reliability.png").exists()  # four images do not fill ten bins
+    assert EmbeddingStore(folder / "embeddings").splits == ["test", "train", "validation"]
+
+
+def test_arguments_in_one_file_are_those_of_flags(store, tmp_path):
+    values = {"embeddings": str(store), "output_dir": str(tmp_path / "out"), "num_hidden_layers": 1, "do_eval": True}
+    for name, text in (("a.json", json.dumps(values)), ("a.yaml", "\n".join(f"{k}: {v}" for k, v in values.items()))):
+        (tmp_path / name).write_text(text)
+        model, data, training = train_asymvlm.parse_arguments([str(tmp_path / name)])
+        assert (model.num_hidden_layers, data.embeddings, training.do_eval) == (1, str(store), True)
+        assert training.output_dir == values["output_dir"]
+
+
+def error_of(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        train_asymvlm.main([str(argument) for argument in arguments])
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--distribution", "gauss"], "invalid choice: 'gauss' (choose from"),
+        (["--distributon", "vmf"], "there is no argument --distributon"),
+        (["--num_train_epochs", "many"], "invalid float value: 'many'"),
+        (["--hidden_dropout_prob", "1.5"], "hidden_dropout_prob must lie in [0, 1), got 1.5"),
+        (["--held_out_fraction", "0.7"], "--held_out_fraction must lie between 0 and 0.5, got 0.7"),
+        (["--embedding_batch_size", "0"], "--embedding_batch_size must be at least 1, got 0"),
+        (["--embeddings", "./nowhere"], "no folder of cached features at 'nowhere'"),
+        (["--embeddings", "a", "--dataset_name_or_path", "b"], "exclude each other"),
+        (["--dataset_name_or_path", "a/b"], "needs a backbone: pass --model_name_or_path"),
+        (["--dataset_name_or_path", "./x.jsonl", "--model_name_or_path", "a/b"], "no file or folder './x.jsonl'"),
+        (["--model_name_or_path", "/no/model"], "--model_name_or_path: there is no file or folder '/no/model'"),
+        (["--eval_strategy", "sometimes"], "sometimes is not a valid IntervalStrategy"),
+        (["nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
+    ],
+)
+def test_wrong_arguments_end_in_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys):
+    if arguments[0].startswith("--"):
+        arguments = [*arguments, "--output_dir", str(tmp_path / "out")]
+    assert message in error_of(capsys, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_names_and_values_in_a_file_are_found_too(tmp_path, capsys):
+    for text, message in (
+        ("distribution: gauss", "invalid choice: 'gauss'"),
+        ("distributon: vmf", "there is no argument --distributon"),
+        ("- vmf", "must hold a mapping"),
+    ):
+        (tmp_path / "a.yaml").write_text(text)
+        assert message in error_of(capsys, tmp_path / "a.yaml")
+
+
+def test_a_folder_with_results_is_overwritten_only_when_asked(store, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("keep me")
+    message = error_of(capsys, "--embeddings", store, "--output_dir", folder)
+    assert "is not empty" in message and "--overwrite_output_dir" in message
+    run("--embeddings", store, "--output_dir", folder, "--overwrite_output_dir")
+    (folder / "checkpoint-999").mkdir()
+    run("--embeddings", store, "--output_dir", folder, "--overwrite_output_dir", "--seed", 7)
+    assert (folder / "mine.txt").read_text() == "keep me"
+    assert not (folder / "checkpoint-999").exists()
+
+
+def mistake(*arguments) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments)
+    return str(exit_.value.code)
+
+
+def test_a_broken_image_is_named_and_skipped_only_when_asked(backbone, tmp_path, capsys):
+    pictures = make_picture_folder(tmp_path / "pictures", 40)
+    (pictures / "images" / "7.png").write_text("no picture")
+    arguments = [
+        "--model_name_or_path",
+        backbone,
+        "--dataset_name_or_path",
+        pictures,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    message = mistake(*arguments)
+    assert "7.png" in message and "--skip_broken_images" in message
+    run(*arguments, "--skip_broken_images", "--overwrite_output_dir")
+    assert "Skipped 1 broken images" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert len(results["broken_images"]) == 1
+
+
+def test_mistakes_in_the_data_end_in_one_sentence(backbone, store, tmp_path):
+    pictures = make_picture_folder(tmp_path / "pictures", 40)
+    common = ["--model_name_or_path", backbone, "--output_dir", tmp_path / "out"]
+    message = mistake(*common, "--dataset_name_or_path", pictures, "--caption_column", "title")
+    assert "no column 'title'; they have image, captions" in message
+    (tmp_path / "empty.jsonl").write_text('{"image": "a.png", "caption": "a"}\n{"image": "b.png", "caption": ""}')
+    assert "has an empty caption" in mistake(*common, "--dataset_name_or_path", tmp_path / "empty.jsonl")
+    (tmp_path / "one.jsonl").write_text('{"image": "a.png", "caption": "a"}')
+    assert "at least two" in mistake(*common, "--dataset_name_or_path", tmp_path / "one.jsonl")
+    narrow = {name: make_pairs(1, 9, 9, dim=20).split for name in ("train", "validation", "test")}
+    other = EmbeddingStore.write(tmp_path / "narrow", narrow, {}).path
+    assert "are 20 wide, but the backbone" in mistake(*common, "--embeddings", other)
+    (store / "images" / "test.parquet").unlink()
+    (store / "captions" / "test.parquet").unlink()
+    assert "has no split 'test'" in mistake("--embeddings", store, "--output_dir", tmp_path / "out")
+
+
+def test_features_with_nan_and_a_text_model_end_in_one_sentence(store, tmp_path):
+    split = EmbeddingStore(store).split("train")
+    split.image_features[3, 1] = float("nan")
+    splits = {name: split for name in ("train", "validation", "test")}
+    broken = EmbeddingStore.write(tmp_path / "broken", splits, {}).path
+    message = mistake("--embeddings", broken, "--output_dir", tmp_path / "out")
+    assert "image_features is NaN or infinite in 1 of 64 rows, the first is row 3" in message
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=9)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    message = mistake("--model_name_or_path", tmp_path / "bert", "--output_dir", tmp_path / "out")
+    assert "'bert' is not an image–text model" in message
+
+
+def test_help_names_the_groups_the_defaults_and_examples(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        train_asymvlm.parse_arguments(["--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("backbone and head:", "data:", "training:", "examples:", "(default: power_spherical)"):
+        assert part in text
+
+
+def test_the_embedded_example_runs_offline_without_arguments_of_its_own(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "train_asymvlm.py"), "--output_dir", str(tmp_path / "out"), *QUICK]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Test split: 2000 images, 2000 captions" in result.stdout
+    assert "rank correlation of 1/kappa with the true ambiguity" in result.stdout
+    assert (tmp_path / "out" / "reliability.png").exists()
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer is not None
