@@ -5,7 +5,6 @@ import os
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -14,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -32,6 +32,8 @@ BACKBONE_PREFIX, HEAD_PREFIX = "vlm.", "text_head."
 
 def base_model_commit(name_or_path: str | os.PathLike, **hub_kwargs) -> str | None:
     """Commit of the Hub repository that `config.json` was read from; `None` for a local folder."""
+    if os.path.isdir(name_or_path):
+        return None
     return extract_commit_hash(cached_file(name_or_path, "config.json", **hub_kwargs), None)
 
 
@@ -93,7 +95,7 @@ def with_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, t
 def load_head_weights(name_or_path: str | os.PathLike, **hub_kwargs) -> dict[str, torch.Tensor]:
     """State dictionary in the `model.safetensors` of a head-only checkpoint. Raises `OSError` if there is none."""
     path: Any = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_kwargs)
-    return load_file(path)
+    return load_state_dict(path)
 
 
 class AsymVLMPreTrainedModel(PreTrainedModel):

@@ -135,6 +135,11 @@ def test_a_folder_of_this_machine_does_not_leak_into_the_configuration(clip_fold
     assert model.config.base_model_name_or_path == str(clip_folder)
 
 
+def test_a_folder_of_the_hubs_cache_is_a_folder(clip_on_hub, tmp_path):
+    snapshot = tmp_path / "cache" / "models--tests--clip" / "snapshots" / COMMIT
+    assert AsymVLMModel.from_vlm_pretrained(snapshot).config.base_model_revision is None
+
+
 def test_head_only_needs_a_source_of_the_backbone(tiny_clip, tmp_path):
     model = AsymVLMModel.from_vlm_pretrained(tiny_clip)
     with pytest.raises(ValueError, match="must name its backbone"):
