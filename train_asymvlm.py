@@ -350,4 +350,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("\ntrain_asymvlm.py: interrupted; the checkpoints written so far are complete. (exit code 130)")
+        print("\ntrain_asymvlm.py: interrupted; --resume_from_checkpoint goes on from a checkpoint.", file=sys.stderr)
+        sys.exit(130)

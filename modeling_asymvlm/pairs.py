@@ -104,6 +104,8 @@ def load_splits(name_or_path: str, config_name: str | None = None) -> tuple[dict
             )
     else:
         loaded = datasets.load_dataset(name_or_path, config_name)
+        if "train" not in loaded:
+            raise ValueError(f"The data set {name_or_path!r} has no split train; it has {', '.join(loaded)}.")
         return {name: loaded[name] for name in SPLITS if name in loaded}, Path()
     file_format = FILE_FORMATS[Path(files["train"]).suffix]
     return dict(datasets.load_dataset(file_format, data_files=files)), folder
