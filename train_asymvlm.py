@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn
 import transformers
 import yaml
 from transformers import AutoProcessor, HfArgumentParser, set_seed
+from transformers.utils import is_matplotlib_available
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
@@ -35,7 +36,6 @@ from modeling_asymvlm.pairs import (
     read_pairs,
     with_held_out_splits,
 )
-from modeling_asymvlm.plotting import reliability_plot
 from modeling_asymvlm.report import evaluate_split, format_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
@@ -147,21 +147,28 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
             raise ValueError(f"there is no argument {unknown[0]}")
         model, data, training = parsed
         check_arguments(model, data, training)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
         parser.error(" ".join(str(error).split()))
     return model, data, training
 
 
 def _flags_in_file(file: Path) -> list[str]:
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML too
+    text = file.read_text(encoding="utf-8")
+    values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a mapping from argument to value.")
     flags: list[str] = []
     for name, value in values.items():
         if value is not None:
             flags.append(f"--{name}")
-            flags += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+            flags += [str(item) for item in value] if isinstance(value, list) else [_flag_value(name, value)]
     return flags
+
+
+def _flag_value(name: str, value: Any) -> str:
+    if value is False and name.endswith("_strategy"):
+        return "no"  # which YAML reads as false
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:
@@ -170,16 +177,20 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
     if data.embeddings is not None and data.dataset_name_or_path is not None:
         raise ValueError("--embeddings and --dataset_name_or_path exclude each other: pass cached features or pairs.")
     if data.embeddings is not None:
-        EmbeddingStore(data.embeddings)
+        missing = [split for split in SPLITS if split not in EmbeddingStore(data.embeddings).splits]
+        if missing:
+            raise ValueError(f"--embeddings {data.embeddings!r} has no split {' and no split '.join(missing)}.")
+    if training.n_gpu > 1:
+        raise ValueError(f"one process sees {training.n_gpu} GPUs: start one process a GPU with `accelerate launch`.")
     for name, value in (
         ("model_name_or_path", model.model_name_or_path),
         ("dataset_name_or_path", data.dataset_name_or_path),
     ):
         # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
         is_path = value is not None and (
-            value.count("/") > 1 or value[0] in "./~" or Path(value).suffix in FILE_FORMATS
+            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in FILE_FORMATS
         )
-        if is_path and not Path(str(value)).exists():
+        if is_path and not (value and Path(value).exists()):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")
     if data.dataset_name_or_path is None and data.embeddings is None and not (SCENES / "generate.py").is_file():
         raise ValueError("The embedded example is not here: run in a checkout of the repository, or pass your data.")
@@ -192,12 +203,25 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
     folder = Path(str(training.output_dir))
     if folder.is_file():
         raise ValueError(f"--output_dir {str(folder)!r} is a file.")
-    if folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
-        if training.resume_from_checkpoint is None:
-            raise ValueError(
-                f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "
-                "--resume_from_checkpoint to go on."
-            )
+    if training.resume_from_checkpoint is not None:
+        check_resumption(model, Path(training.resume_from_checkpoint), folder)
+    elif folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
+        raise ValueError(
+            f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "
+            "--resume_from_checkpoint FOLDER/checkpoint-N to go on."
+        )
+
+
+def check_resumption(model: ModelArguments, checkpoint: Path, folder: Path) -> None:
+    """A run goes on only in its own folder and with the head that it began with. Raises `ValueError`."""
+    if not (checkpoint / "config.json").is_file():
+        raise ValueError(f"--resume_from_checkpoint: {str(checkpoint)!r} is not the folder of a checkpoint.")
+    if checkpoint.resolve().parent != folder.resolve():
+        raise ValueError(f"--resume_from_checkpoint {str(checkpoint)!r} is not in --output_dir {str(folder)!r}.")
+    saved = json.loads((checkpoint / "config.json").read_text())
+    for name, value in model.head_kwargs().items():
+        if saved[name] != value:
+            raise ValueError(f"the checkpoint was trained with --{name} {saved[name]}, not {value}.")
 
 
 def prepare_features(
@@ -226,9 +250,9 @@ def prepare_features(
                 f"{model.config.projection_dim}: they come from another backbone."
             )
         return model, processor, splits, []
-    pairs = load_pairs(data, training.seed)
     model.to(training.device)  # type: ignore[arg-type]
     with training.main_process_first(desc="computing features"):
+        pairs = load_pairs(data, training.seed)
         store, broken = cached_features(
             Path(str(training.output_dir)) / "embeddings",
             model,
@@ -245,7 +269,8 @@ def load_pairs(data: DataArguments, seed: int) -> dict[str, ImageCaptionPairs]:
     source = data.dataset_name_or_path
     if source is None:
         source = str(SCENES / "data")
-        subprocess.run([sys.executable, str(SCENES / "generate.py"), "--output_dir", source], check=True)
+        command = [sys.executable, str(SCENES / "generate.py"), "--output_dir", source]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     loaded, folder = load_splits(source, data.dataset_config_name)
     pairs = {
         split: read_pairs(
@@ -271,9 +296,14 @@ def save_report(
     """Writes `all_results.json`, the reliability plot and the model card."""
     test = results["test"]
     plot = None
-    if "uncertainty" in test:
+    (folder / "reliability.png").unlink(missing_ok=True)
+    if "uncertainty" in test and is_matplotlib_available():
+        from modeling_asymvlm.plotting import reliability_plot
+
         plot = "reliability.png"
         reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
+    elif "uncertainty" in test:
+        print("No reliability plot: matplotlib is not installed (extra `plots`).")
     (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
     source = data.dataset_name_or_path or data.embeddings
     card = model_card(
@@ -282,10 +312,16 @@ def save_report(
         config=model.config.to_dict(),
         base_model=base,
         dataset="Scenes (generated)" if source is None else Path(source).stem,
-        command=shlex.join(["accelerate", "launch", "train_asymvlm.py", *arguments]),
+        command=shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(_without_folder, arguments)]),
         plot=plot,
+        license="apache-2.0" if source is None else None,
     )
     write_model_card(folder / "README.md", card)
+
+
+def _without_folder(argument: str) -> str:
+    """A card is for others: of a path on this machine it gives the last part."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _without_nan(value: Any) -> Any:
@@ -304,15 +340,15 @@ def main(arguments: list[str]) -> None:
     started = time.perf_counter()
     try:
         model, processor, splits, broken = prepare_features(model_arguments, data, training)
-    except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"train_asymvlm.py: error: {error.args[0] if isinstance(error, KeyError) else error}")
+    except (ValueError, OSError, ImportError, subprocess.CalledProcessError) as error:
+        sys.exit(f"train_asymvlm.py: error: {error}")
     if data.overwrite_output_dir and training.resume_from_checkpoint is None and training.should_save:
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     embedded = time.perf_counter()
 
-    num_pairs = len(splits["train"].captions)
-    training.per_device_train_batch_size = min(training.per_device_train_batch_size, num_pairs // training.world_size)
+    pairs_per_process = len(splits["train"].captions) // training.world_size
+    training.per_device_train_batch_size = min(training.per_device_train_batch_size, max(1, pairs_per_process))
     trainer = AsymVLMTrainer(
         model=model,
         args=training,

@@ -19,6 +19,7 @@ logger = logging.get_logger(__name__)
 FAMILIES_WITHOUT_TEXT_MASK = ("siglip", "siglip2")
 
 REFUSED_FAMILIES = {
+    "asymvlm": "it holds a head already; load it with AutoModel, or pass the backbone that it was made from",
     "blip": "public BLIP checkpoints do not hold the projections of BlipModel, so its features would be random",
     "blip-2": "Blip2Model has no pooled text features, so it is not a dual encoder",
 }
@@ -78,66 +79,77 @@ def uses_text_mask(vlm_config: PreTrainedConfig) -> bool:
 def prepare_text(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None = None,
     *,
     max_length: int | None,
     pad_token_id: int | None,
     use_attention_mask: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> dict[str, torch.Tensor | None]:
     """
     Brings tokenised texts into the form the backbone was trained on, so that a text gives the same features however
     the caller padded it.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch, length)`): token ids.
-        attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 at padding.
+        attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 at padding, on either side.
+        token_type_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): segment ids.
         max_length (`int`, *optional*): context length; longer texts are cut, keeping their last token (the
             end-of-text token, where CLIP pools), with one warning.
         pad_token_id (`int`, *optional*): what the tokenizer pads with.
         use_attention_mask (`bool`): if `False`, texts are padded on the right to `max_length` and the mask is dropped.
 
     Returns:
-        `input_ids` and `attention_mask` for the backbone.
+        `dict` of `input_ids`, `attention_mask` and `token_type_ids` for the backbone.
 
     Raises:
-        ValueError: if padding is needed and `pad_token_id` or `max_length` is unknown.
+        ValueError: if padding is needed and `pad_token_id` or `max_length` is unknown, or if texts without a mask are
+            longer than the context.
     """
+    if attention_mask is not None:
+        order = (attention_mask == 0).int().argsort(dim=1, stable=True)  # real tokens first, in their order
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        token_type_ids = None if token_type_ids is None else token_type_ids.gather(1, order)
     if max_length is not None and input_ids.shape[1] > max_length:
-        input_ids, attention_mask = _truncate(input_ids, attention_mask, max_length)
-    if use_attention_mask:
-        return input_ids, attention_mask
+        if attention_mask is None:
+            raise ValueError(
+                f"The texts have {input_ids.shape[1]} tokens, the backbone's context {max_length}: pass "
+                "attention_mask, which tells where each text ends, or let the tokenizer truncate."
+            )
+        input_ids = _truncated(input_ids, attention_mask, max_length)
+        attention_mask = attention_mask[:, :max_length]
+        token_type_ids = None if token_type_ids is None else token_type_ids[:, :max_length]
+    if not use_attention_mask:
+        input_ids, attention_mask = _padded(input_ids, attention_mask, max_length, pad_token_id), None
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+
+
+def _padded(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, max_length: int | None, pad_token_id: int | None
+) -> torch.Tensor:
     if max_length is None:
         raise ValueError("This backbone wants texts padded to its context: set text_max_length in the configuration.")
     if attention_mask is None and input_ids.shape[1] == max_length:
-        return input_ids, None
+        return input_ids
     if pad_token_id is None:
         raise ValueError(
             "This backbone wants texts padded to its context, and its padding token is unknown: set "
             "text_pad_token_id in the configuration to the tokenizer's pad_token_id."
         )
     if attention_mask is not None:
-        padding = attention_mask == 0
-        order = padding.int().argsort(dim=1, stable=True)  # real tokens first, in their order
-        input_ids = input_ids.masked_fill(padding, pad_token_id).gather(1, order)
-    return torch.nn.functional.pad(input_ids, (0, max_length - input_ids.shape[1]), value=pad_token_id), None
+        input_ids = input_ids.masked_fill(attention_mask == 0, pad_token_id)
+    return torch.nn.functional.pad(input_ids, (0, max_length - input_ids.shape[1]), value=pad_token_id)
 
 
-def _truncate(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, max_length: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    lengths = torch.full_like(input_ids[:, 0], input_ids.shape[1])
-    if attention_mask is not None:
-        padding = attention_mask == 0
-        order = padding.int().argsort(dim=1, stable=True)
-        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-        lengths = attention_mask.sum(dim=1).to(lengths.dtype)
+def _truncated(input_ids: torch.Tensor, attention_mask: torch.Tensor, max_length: int) -> torch.Tensor:
+    lengths = attention_mask.sum(dim=1).to(input_ids.dtype)
     last_token = input_ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
     truncated = input_ids[:, :max_length].clone()
     truncated[:, -1] = torch.where(lengths > max_length, last_token, truncated[:, -1])
     logger.warning_once(
-        f"A batch of texts of up to {input_ids.shape[1]} tokens was truncated to the backbone's context of "
-        f"{max_length} tokens. This warning is given once."
+        f"Texts of up to {input_ids.shape[1]} tokens are truncated to the backbone's context of {max_length} tokens. "
+        "This warning is given once."
     )
-    return truncated, None if attention_mask is None else attention_mask[:, :max_length]
+    return truncated
 
 
 def text_features_of(vlm: Any, **inputs: torch.Tensor | None) -> torch.Tensor:

@@ -169,7 +169,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             TypeError: for an argument that [`AsymVLMConfig`] does not know.
             OSError: if there is no such repository or folder.
         """
-        unknown = sorted(set(config_kwargs) - set(inspect.signature(AsymVLMConfig.__init__).parameters))
+        known = set(inspect.signature(AsymVLMConfig.__init__).parameters) - {"self", "vlm_config", "kwargs"}
+        unknown = sorted(set(config_kwargs) - known)
         if unknown:
             raise TypeError(f"AsymVLMConfig has no argument {', '.join(unknown)}.")
         hub_kwargs = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}

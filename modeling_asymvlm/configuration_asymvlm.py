@@ -1,6 +1,7 @@
 """Configuration of AsymVLM: a frozen vision–text backbone and a probabilistic text head."""
 
 import copy
+import math
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -112,10 +113,11 @@ class AsymVLMConfig(PreTrainedConfig):
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
         self.save_backbone = save_backbone
-        self._check_values()
+        self.check_values()
         super().__init__(**kwargs)
 
-    def _check_values(self) -> None:
+    def check_values(self) -> None:
+        """Raises `ValueError` for a value out of range."""
         check_choices(self.distribution, self.normalizer)
         if self.mean_direction not in MEAN_DIRECTIONS:
             raise ValueError(
@@ -133,8 +135,8 @@ class AsymVLMConfig(PreTrainedConfig):
             if not isinstance(value, int) or value < smallest:
                 raise ValueError(f"{name} must be an integer of at least {smallest}, got {value!r}.")
         for name in ("logit_scale_init", "initial_concentration"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}.")
         if not 0 <= self.hidden_dropout_prob < 1:
             raise ValueError(f"hidden_dropout_prob must lie in [0, 1), got {self.hidden_dropout_prob!r}.")
         if self.hidden_act not in ACT2FN:

@@ -112,6 +112,10 @@ class EmbeddingStore:
                 f"{without_image[0]!r}."
             )
         texts = captions["caption"].to_pylist()
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"{self._file('captions', name)}: caption must be text, but is {captions['caption'].type}."
+            )
         empty = [row for row, text in enumerate(texts) if not text or not text.strip()]
         if empty:
             raise ValueError(
@@ -182,6 +186,12 @@ class EmbeddingStore:
 
     def _features(self, table: pa.Table, column: str, file: Path) -> torch.Tensor:
         lists = table[column].combine_chunks()
+        is_list = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+        if not any(check(lists.type) for check in is_list) or lists.null_count:
+            raise ValueError(
+                f"{file}: {column} must hold a list of numbers in every row, but is {lists.type} with "
+                f"{lists.null_count} rows empty."
+            )
         if not pa.types.is_fixed_size_list(lists.type):
             widths = {len(row) for row in lists.to_pylist()}
             if len(widths) != 1:

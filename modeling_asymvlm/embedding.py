@@ -89,7 +89,7 @@ def _data_fingerprint(pairs: ImageCaptionPairs) -> str:
     for image in pairs.images:
         data = image["bytes"] if isinstance(image, dict) else None
         if data is None:
-            file = pairs.folder / (image["path"] if isinstance(image, dict) else image)
+            file = pairs.folder / str(image["path"] if isinstance(image, dict) else image)
             state = file.stat() if file.exists() else None
             data = f"{file.name} {state and (state.st_size, state.st_mtime_ns)}".encode()
         digest.update(hashlib.sha256(data).digest())

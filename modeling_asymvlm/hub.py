@@ -21,6 +21,7 @@ def model_card(
     dataset: str,
     command: str,
     plot: str | None = None,
+    license: str | None = None,
 ) -> str:
     """
     Model card with YAML metadata, as Markdown.
@@ -33,6 +34,7 @@ def model_card(
         dataset (`str`): name of the data that the model was trained and tested on.
         command (`str`): the command that made the model and the figures.
         plot (`str`, *optional*): file name of the reliability plot beside the card.
+        license (`str`, *optional*): of the weights, as the Hub names it; left out where nobody has said.
     """
     figures = [
         EvalResult(
@@ -50,7 +52,7 @@ def model_card(
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        license="apache-2.0",
+        license=license,
         tags=["asymvlm", "uncertainty", "image-text-retrieval"],
         base_model=base_model,
         base_model_relation="adapter" if base_model else None,

@@ -65,6 +65,7 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         super().__init__(config)
         if config.projection_dim is None:
             raise ValueError("Set vlm_config, or projection_dim for a model without a backbone.")
+        config.check_values()  # values may have been replaced after the configuration was made
         self.vlm = None
         if config.vlm_config is not None:
             check_backbone_config(config.vlm_config)
@@ -92,14 +93,15 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         the head takes, and what is cached to train it. Arguments as for [`~AsymVLMModel.get_text_features`].
         """
         vlm = self._backbone()
-        input_ids, attention_mask = prepare_text(
+        inputs = prepare_text(
             input_ids,
             attention_mask,
+            token_type_ids,
             max_length=self.config.text_max_length,
             pad_token_id=self.config.text_pad_token_id,
             use_attention_mask=self.config.text_use_attention_mask,
         )
-        return text_features_of(vlm, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return text_features_of(vlm, **inputs)
 
     def backbone_image_features(
         self,
@@ -123,8 +125,8 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
     def _backbone(self) -> PreTrainedModel:
         if self.vlm is None:
             raise ValueError(
-                "This model is a head without a backbone: pass cached text_features and image_features, or compose it "
-                "with from_vlm_pretrained."
+                "This model is a head without a backbone: pass cached text_features and image_features. To train one "
+                "with its backbone from cached features, name both."
             )
         return self.vlm
 

@@ -87,7 +87,7 @@ def pair_scores(
         normalizer (`str`, *optional*, defaults to `"exact"`): `"exact"` or `"paper"`.
 
     Returns:
-        `torch.Tensor` of shape `(num_texts, num_images)` in float32 (float64 if both inputs are): log-likelihood
+        `torch.Tensor` of shape `(num_texts, num_images)` in float32 (float64 if one input is): log-likelihood
         ratios against the uniform density in nats, or cosines in [-1, 1] for `"deterministic"`.
 
     Raises:
@@ -100,7 +100,8 @@ def pair_scores(
             f"{tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}."
         )
     with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        text_embeds, image_embeds = at_least_float32(text_embeds), at_least_float32(image_embeds)
+        dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
+        text_embeds, image_embeds = text_embeds.to(dtype), image_embeds.to(dtype)
         images = F.normalize(image_embeds, dim=-1)
         if distribution == "deterministic":
             return F.normalize(text_embeds, dim=-1) @ images.T

@@ -1,5 +1,6 @@
 """Images and their captions, from a Hub data set, a local file or an image folder."""
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .data import CAPTION_COLUMNS
 
@@ -61,8 +62,8 @@ class ImageCaptionPairs:
             else:
                 source = self.folder / (image["path"] if isinstance(image, dict) else image)
             with Image.open(source) as opened:
-                return opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, TypeError) as error:  # Pillow raises SyntaxError for broken PNG
+                return ImageOps.exif_transpose(opened).convert("RGB")
+        except Exception as error:  # for a broken file, Pillow's decoders raise nearly anything
             raise ValueError(f"Image {self.image_name(row)} cannot be read: {error}.") from error
 
     def image_name(self, row: int) -> str:
@@ -70,6 +71,14 @@ class ImageCaptionPairs:
         image = self.images[row]
         path = image["path"] if isinstance(image, dict) else image
         return repr(str(path or self.image_ids[row]))
+
+
+def _load(*arguments: Any, **keywords: Any) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(*arguments, **keywords)
+    except (datasets.exceptions.DatasetsError, StopIteration) as error:
+        source = keywords.get("data_files") or keywords.get("data_dir") or arguments[0]
+        raise ValueError(f"{source} cannot be read: {error or 'it is empty'}.") from error
 
 
 def load_splits(name_or_path: str, config_name: str | None = None) -> tuple[dict[str, datasets.Dataset], Path]:
@@ -93,8 +102,8 @@ def load_splits(name_or_path: str, config_name: str | None = None) -> tuple[dict
             raise ValueError(f"{name_or_path!r}: a data file must end in one of {', '.join(FILE_FORMATS)}.")
         files, folder = {"train": str(path)}, path.parent
     elif path.is_dir():
-        if any((path / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
-            return dict(datasets.load_dataset("imagefolder", data_dir=str(path))), path
+        if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")):
+            return _with_train(_load("imagefolder", data_dir=str(path)), name_or_path), path
         files = {file.stem: str(file) for file in sorted(path.iterdir()) if file.suffix in FILE_FORMATS}
         files, folder = {name: files[name] for name in SPLITS if name in files}, path
         if "train" not in files:
@@ -103,12 +112,15 @@ def load_splits(name_or_path: str, config_name: str | None = None) -> tuple[dict
                 ".parquet file. A folder of cached features goes to --embeddings."
             )
     else:
-        loaded = datasets.load_dataset(name_or_path, config_name)
-        if "train" not in loaded:
-            raise ValueError(f"The data set {name_or_path!r} has no split train; it has {', '.join(loaded)}.")
-        return {name: loaded[name] for name in SPLITS if name in loaded}, Path()
+        return _with_train(_load(name_or_path, config_name), name_or_path), Path()
     file_format = FILE_FORMATS[Path(files["train"]).suffix]
-    return dict(datasets.load_dataset(file_format, data_files=files)), folder
+    return dict(_load(file_format, data_files=files)), folder
+
+
+def _with_train(loaded: datasets.DatasetDict, name: str) -> dict[str, datasets.Dataset]:
+    if "train" not in loaded:
+        raise ValueError(f"The data {name!r} have no split train; they have {', '.join(loaded)}.")
+    return {split: loaded[split] for split in SPLITS if split in loaded}
 
 
 def read_pairs(
@@ -120,7 +132,8 @@ def read_pairs(
     image_id_column: str = "image_id",
 ) -> ImageCaptionPairs:
     """
-    Collects the images and captions of a split; rows that share an image id, or else a path, share an image.
+    Collects the images and captions of a split; rows that share an image id, or else a file or its bytes, share an
+    image.
 
     Args:
         dataset (`datasets.Dataset`): a row per image or per caption.
@@ -131,7 +144,8 @@ def read_pairs(
         image_id_column (`str`, *optional*, defaults to `"image_id"`): may be missing.
 
     Raises:
-        ValueError: for a missing column, an empty caption, or fewer than two pairs.
+        ValueError: for a missing column, a missing image id, a caption that is empty or no text, or fewer than two
+            pairs.
     """
     if caption_column is None:
         caption_column = next((name for name in CAPTION_COLUMN_NAMES if name in dataset.column_names), "caption")
@@ -150,19 +164,22 @@ def read_pairs(
     text_image_index: list[int] = []
     columns: dict[str, list] = {name: [] for name in CAPTION_COLUMNS if name in dataset.column_names}
     has_ids = image_id_column in dataset.column_names
-    texts_only = dataset.select_columns([caption_column, *columns, *([image_id_column] if has_ids else [])])
-    for row, example in enumerate(texts_only):
-        key = str(example[image_id_column]) if has_ids else _path_of(dataset, image_column, row) or f"row-{row}"
+    key_column = image_id_column if has_ids else image_column
+    for row, example in enumerate(dataset.select_columns([caption_column, *columns, key_column])):
+        if has_ids and example[key_column] is None:
+            raise ValueError(f"Row {row} has no {image_id_column!r}. Fill it in, or remove the column.")
+        key = str(example[key_column]) if has_ids else _image_key(example[key_column], row)
         if key not in row_of_key:
             row_of_key[key] = len(image_rows)
             image_rows.append(row)
             image_ids.append(key)
         texts = example[caption_column]
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            problem = "no text" if any(text and not isinstance(text, str) for text in texts) else "an empty caption"
             raise ValueError(
-                f"Row {row} (image {key!r}) has an empty caption: {caption_column!r} is {example[caption_column]!r}. "
-                "Remove the row or fill it in."
+                f"Row {row} (image {key!r}) has {problem}: {caption_column!r} is {example[caption_column]!r}. Mend or "
+                "remove the row, or name another column with --caption_column."
             )
         captions += texts
         text_image_index += [row_of_key[key]] * len(texts)
@@ -180,9 +197,11 @@ def read_pairs(
     )
 
 
-def _path_of(dataset: datasets.Dataset, image_column: str, row: int) -> str | None:
-    image = dataset[row][image_column]
-    return image["path"] if isinstance(image, dict) else image
+def _image_key(image: Any, row: int) -> str:
+    """What tells images apart: the bytes where they are embedded, whose path is a bare file name, else the path."""
+    if isinstance(image, dict):
+        return hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] is not None else str(image["path"])
+    return f"row-{row}" if image is None else str(image)
 
 
 def with_held_out_splits(
@@ -195,9 +214,11 @@ def with_held_out_splits(
         ValueError: if the training images do not suffice for two in every split.
     """
     missing = [name for name in SPLITS[1:] if name not in splits]
+    if not missing:
+        return splits
     train = splits["train"]
     num_held_out = max(2, round(fraction * len(train.images)))
-    if missing and len(train.images) - len(missing) * num_held_out < 2:
+    if len(train.images) - len(missing) * num_held_out < 2:
         raise ValueError(
             f"{len(train.images)} training images are too few to hold out {' and '.join(missing)} splits of "
             f"{num_held_out}: bring your own splits, more images, or a smaller held_out_fraction."

@@ -174,13 +174,15 @@ def _vmf_derivative(kappa: torch.Tensor, dim: int, order: int) -> torch.Tensor:
     s = torch.hypot(z, torch.ones_like(z))
     p = 1 / s
     ratio = z / (1 + s)
-    slope_at_p = _evaluate(slope, p)
-    length = ratio - z * p * p * (0.5 + p * slope_at_p) / v
-    result = length
+    if order > 0 or steps > 0:
+        slope_at_p = _evaluate(slope, p)
+        length = ratio - z * p * p * (0.5 + p * slope_at_p) / v
     if order == 0:
         u = z * ratio / 2
         result = v * (2 * u - torch.log1p(u)) - torch.log1p(2 * u) / 2 - z * ratio * p * _evaluate(chord, p)
-    elif order == 2:
+    elif order == 1:
+        result = length
+    else:
         # dp/dz = -z p^3 and z^2 p^2 = 1 - p^2.
         bend = slope_at_p - (1 - p * p) * (3 * slope_at_p + p * _evaluate(curvature, p))
         result = p * (1 / (1 + s) - p * (p * p - 0.5 + p * bend) / v) / v
@@ -249,7 +251,9 @@ def _evaluate(coefficients: Coefficients, x: torch.Tensor) -> torch.Tensor:
     """Horner's rule, constant coefficient first."""
     result = torch.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
-        result = result * x + coefficient
+        result = result * x
+        if coefficient != 0:  # every other one of Stirling's series is
+            result = result + coefficient
     return result
 
 

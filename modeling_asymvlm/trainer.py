@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
+from .checkpoints import BACKBONE_PREFIX
 from .objective import unified_loss
 
 
@@ -54,6 +55,24 @@ class AsymVLMTrainingArguments(TrainingArguments):
         metadata={"help": "Rows of the logit matrix held in memory at a time; the result does not depend on it."},
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tile_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not self.num_train_epochs > 0:
+            raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay off: AsymVLMTrainer uses the column image_ids")
+
+
+def _features(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of the model's features; what asks for a loss is dropped, since the Trainer computes its own."""
+    return {name: value for name, value in inputs.items() if name not in ("image_ids", "return_loss", "return_logits")}
+
 
 class AsymVLMTrainer(Trainer):
     """
@@ -61,7 +80,8 @@ class AsymVLMTrainer(Trainer):
 
     The batches hold what [`AsymVLMModel.forward`] takes, with `image_ids` if several captions may share an image.
     `eval_loss` is the objective on the whole evaluation set in blocks of the evaluation batch size: no pair is dropped
-    and none is contrasted with fewer than two.
+    and none is contrasted with fewer than two. `compute_metrics` gets the natural parameters and the image vectors of
+    all pairs as predictions and the `image_ids` as labels, and is called only where there are ids.
 
     Raises:
         ValueError: if several GPUs are visible to one process, where `DataParallel` would split the contrast.
@@ -71,8 +91,6 @@ class AsymVLMTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.can_return_loss = True
-        self.label_names: list[str] = []
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.args.n_gpu} GPUs, and DataParallel would contrast only within a GPU. Start "
@@ -88,7 +106,7 @@ class AsymVLMTrainer(Trainer):
     ) -> Any:
         """The unified objective of a batch of matching pairs, across processes; see [`unified_loss`]."""
         image_ids = inputs.get("image_ids")
-        outputs = model(**{name: value for name, value in inputs.items() if name != "image_ids"}, return_logits=False)
+        outputs = model(**_features(inputs), return_logits=False)
         loss = self._objective(outputs.text_embeds, outputs.image_embeds, image_ids, gather=True)
         return (loss, outputs) if return_outputs else loss
 
@@ -131,13 +149,11 @@ class AsymVLMTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> Any:
-        """Per-pair outputs of a batch, from which [`evaluation_loop`] computes the loss: eta, z and, if there, ids."""
+        """Per-pair outputs of a batch, from which [`evaluation_loop`] computes the loss: eta and z, and their ids."""
         inputs = self._prepare_inputs(inputs)
-        image_ids = inputs.pop("image_ids", None)
         with torch.no_grad():
-            outputs = model(**inputs, return_logits=False)
-        per_pair = (outputs.text_embeds, outputs.image_embeds)
-        return None, per_pair if image_ids is None else (*per_pair, image_ids), None
+            outputs = model(**_features(inputs), return_logits=False)
+        return None, (outputs.text_embeds, outputs.image_embeds), inputs.get("image_ids")
 
     def evaluation_loop(
         self,
@@ -149,9 +165,10 @@ class AsymVLMTrainer(Trainer):
     ) -> EvalLoopOutput:
         """As in `Trainer`, with `{metric_key_prefix}_loss` the mean objective over blocks of nearly equal size."""
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
-        per_pair = [torch.from_numpy(np.asarray(array)).to(self.args.device) for array in output.predictions]
+        arrays: list[Any] = [*output.predictions, *([] if output.label_ids is None else [output.label_ids])]
+        per_pair = [torch.from_numpy(np.asarray(array)).to(self.args.device) for array in arrays]
         num_pairs = len(per_pair[0])
-        num_blocks = math.ceil(num_pairs / self.args.eval_batch_size)
+        num_blocks = max(1, min(math.ceil(num_pairs / self.args.eval_batch_size), num_pairs // 2))
         total = 0.0
         with torch.no_grad():
             for rows in torch.arange(num_pairs, device=self.args.device).tensor_split(num_blocks):
@@ -161,17 +178,33 @@ class AsymVLMTrainer(Trainer):
         metrics = {**(output.metrics or {}), f"{metric_key_prefix}_loss": total / num_pairs}
         return output._replace(metrics=metrics)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`. Raises `ValueError` if the training pairs do not fill one batch."""
+        train_dataset: Any = self.train_dataset
+        num_pairs, batch = len(train_dataset), self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and num_pairs < batch:
+            raise ValueError(
+                f"{num_pairs} training pairs do not fill a batch of {batch} ({self.args.train_batch_size} on each of "
+                f"{self.args.world_size} processes): lower per_device_train_batch_size."
+            )
+        return super().get_train_dataloader()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        missing = [name for name in load_result.missing_keys if not name.startswith(BACKBONE_PREFIX)]
+        unexpected = list(load_result.unexpected_keys)
+        if missing or unexpected:
+            raise ValueError(f"The checkpoint is not of this model: missing {missing}, unexpected {unexpected}.")
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # Only the head changes: a checkpoint without the frozen backbone is small, and `from_pretrained` completes it.
         if not self.args.should_save:
             return
         output_dir = output_dir or str(self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model)
-        model.save_pretrained(
-            output_dir,
-            state_dict=state_dict,
-            save_backbone=model.config.base_model_name_or_path is None,
-        )
+        # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
+        # loading. What is saved by name is saved as the model's configuration says.
+        on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
+        head_only = on_the_way and model.config.base_model_name_or_path is not None
+        model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, Blip2Config, BlipConfig, CLIPConfig, SiglipConfig
 
+from modeling_asymvlm import AsymVLMConfig
 from modeling_asymvlm.backbones import check_backbone_config, embedding_dim, prepare_text, text_features_of
 
 
@@ -20,6 +21,7 @@ def test_dual_encoders_are_accepted(config):
             "'bert' is not an image–text model: .* BertModel .* lacks get_text_features and get_image_feat",
         ),
         (BlipConfig(), "'blip' is not supported: public BLIP checkpoints do not hold the projections"),
+        (AsymVLMConfig(projection_dim=8), "'asymvlm' is not supported: it holds a head already"),
         (Blip2Config(), "'blip-2' is not supported: Blip2Model has no pooled text features"),
     ],
 )
@@ -42,21 +44,26 @@ def test_padding_on_either_side_becomes_padding_on_the_right():
     right = torch.tensor([[5, 6, 7], [8, 9, 1]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     left = torch.tensor([[1, 5, 6, 7], [1, 1, 8, 9]]), torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1]])
     for input_ids, attention_mask in (right, left):
-        prepared, mask = prepare_text(input_ids, attention_mask, **contract)
-        assert torch.equal(prepared, expected)
-        assert mask is None
-    prepared, _ = prepare_text(expected, None, **contract)
-    assert torch.equal(prepared, expected)
+        prepared = prepare_text(input_ids, attention_mask, **contract)
+        assert torch.equal(prepared["input_ids"], expected)
+        assert prepared["attention_mask"] is None
+    assert torch.equal(prepare_text(expected, None, **contract)["input_ids"], expected)
+    with_mask = prepare_text(*left, left[0] % 2, max_length=9, pad_token_id=None, use_attention_mask=True)
+    assert with_mask["input_ids"].tolist() == [[5, 6, 7, 1], [8, 9, 1, 1]]
+    assert with_mask["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+    assert with_mask["token_type_ids"].tolist() == [[1, 0, 1, 1], [0, 1, 1, 1]]
 
 
 def test_a_long_text_is_cut_and_keeps_its_last_token():
     input_ids = torch.tensor([[97, 5, 6, 7, 8, 98], [97, 9, 98, 1, 1, 1]])
     attention_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
-    prepared, mask = prepare_text(
+    prepared = prepare_text(
         input_ids, attention_mask, max_length=4, pad_token_id=None, use_attention_mask=True
     )  # fmt: skip
-    assert prepared.tolist() == [[97, 5, 6, 98], [97, 9, 98, 1]]
-    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert prepared["input_ids"].tolist() == [[97, 5, 6, 98], [97, 9, 98, 1]]
+    assert prepared["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    with pytest.raises(ValueError, match="have 6 tokens, the backbone's context 4: pass attention_mask"):
+        prepare_text(input_ids, None, max_length=4, pad_token_id=None, use_attention_mask=True)
 
 
 def test_padding_without_a_padding_token_is_an_error():

@@ -99,6 +99,9 @@ def test_widths_that_disagree_are_named(store):
     ("part", "changes", "message"),
     [
         ("captions", {"caption": None}, r"lacks the columns \['caption'\]; it has \['image_id', 'text_features'"),
+        ("captions", {"caption": list(range(12))}, "caption must be text, but is int64"),
+        ("images", {"image_features": [1.0] * 5}, "must hold a list of numbers in every row, but is double"),
+        ("images", {"image_features": [[1.0] * 6] * 4 + [None]}, "must hold a list .* with 1 rows empty"),
         ("captions", {"caption": ["a", "  ", ""] + ["b"] * 9}, "2 captions are empty, the first in row 1"),
         ("captions", {"image_id": ["image-9"] * 12}, "1 image_id have no image, the first is 'image-9'"),
         ("images", {"image_id": ["image-0"] * 5}, "some image_id stands more than once"),

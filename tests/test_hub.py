@@ -27,6 +27,7 @@ def make_card(results, **arguments) -> str:
         "dataset": "Some data",
         "command": "accelerate launch train_asymvlm.py --seed 1",
         "plot": "reliability.png",
+        "license": "mit",
     }
     return model_card(results, **{**defaults, **arguments})
 
@@ -35,7 +36,7 @@ def test_the_metadata_hold_the_measured_recalls(results, tmp_path):
     write_model_card(tmp_path / "README.md", make_card(results))
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.base_model == "tests/clip" and data.base_model_relation == "adapter"
-    assert data.library_name == "transformers" and data.license == "apache-2.0"
+    assert data.library_name == "transformers" and data.license == "mit"
     assert {figure.metric_name: figure.metric_value for figure in data.eval_results} == {
         name: round(value, 5) for name, value in results["retrieval"].items()
     }
@@ -51,6 +52,8 @@ def test_the_text_holds_the_table_the_command_and_the_limits(results):
 
 def test_what_is_not_known_is_not_claimed(results):
     del results["uncertainty"]
-    card = make_card(results, base_model=None, plot=None)
-    assert "base_model" not in card and "reliability.png" not in card and "Spearman" not in card
+    card = make_card(results, base_model=None, plot=None, license=None)
+    assert (
+        "license" not in card and "base_model" not in card and "reliability.png" not in card and "Spearman" not in card
+    )
     assert "model(text_features=text_features)" in card and "processor(text" not in card

@@ -76,6 +76,15 @@ def test_cached_features_give_what_pixels_and_tokens_give(tiny_clip, batch, dist
 
 
 @pytest.mark.parametrize("backbone", ["tiny_clip", "tiny_siglip"])
+def test_padding_on_the_left_changes_nothing(backbone, batch, request):
+    model = compose(request.getfixturevalue(backbone), text_pad_token_id=1)
+    right = model.backbone_text_features(batch["input_ids"], batch["attention_mask"])
+    order = batch["attention_mask"].argsort(dim=1, stable=True)  # padding first
+    left = model.backbone_text_features(batch["input_ids"].gather(1, order), batch["attention_mask"].gather(1, order))
+    assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("backbone", ["tiny_clip", "tiny_siglip"])
 def test_raw_features_are_the_backbones_own(backbone, batch, request):
     vlm = request.getfixturevalue(backbone)
     model = compose(vlm, text_pad_token_id=1)

@@ -168,6 +168,13 @@ def test_wrong_arguments_are_named(arguments, message):
         unified_loss(text_embeds, images, 1.0, **arguments)
 
 
+def test_float32_images_meet_float64_texts():
+    text_embeds, images = make_embeddings(12, 4, 4, 8)
+    mixed = pair_scores(text_embeds, images.float(), distribution="vmf")
+    assert mixed.dtype == torch.float64
+    torch.testing.assert_close(mixed, pair_scores(text_embeds, images, distribution="vmf"), rtol=1e-6, atol=1e-6)
+
+
 def test_batches_that_are_no_pairs_are_refused():
     text_embeds, images = make_embeddings(10, 4, 3, 8)
     with pytest.raises(ValueError, match=r"matching pairs.*\(4, 8\) and \(3, 8\)"):

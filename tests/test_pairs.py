@@ -4,6 +4,7 @@ import json
 
 import datasets
 import pytest
+from PIL import Image
 
 from modeling_asymvlm.pairs import (
     load_splits,
@@ -81,6 +82,45 @@ def test_missing_splits_are_held_out_by_image(picture_folder, pair_rows):
     assert with_held_out_splits(splits, 0.25, seed=3)["test"] is splits["test"]
     with pytest.raises(ValueError, match="4 training images are too few to hold out validation and test splits of 2"):
         with_held_out_splits({"train": pairs["train"].of_images([0, 1, 2, 3])}, 0.5, seed=3)
+
+
+def test_embedded_images_are_told_apart_by_their_bytes(picture_folder, pair_rows):
+    rows = [
+        {
+            "image": {"path": "image.png", "bytes": (picture_folder / row["image"]).read_bytes()},
+            "caption": row["caption"],
+        }
+        for row in pair_rows
+    ]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    pairs = read_pairs(datasets.Dataset.from_list(rows, features=features), picture_folder)
+    assert len(pairs.images) == 8 and pairs.text_image_index == [row // 2 for row in range(16)]
+
+
+def test_missing_image_ids_and_captions_that_are_no_text_are_named(picture_folder, pair_rows):
+    rows = [{**row, "image_id": None if number == 3 else "x"} for number, row in enumerate(pair_rows)]
+    with pytest.raises(ValueError, match="Row 3 has no 'image_id'"):
+        read(write_file(picture_folder, rows, "jsonl"))
+    for file_format, caption in (("json", 7), ("jsonl", {"en": "a", "de": "b"})):
+        rows = [{"image": "images/0.png", "caption": caption}] * 2
+        with pytest.raises(ValueError, match="Row 0 .* has no text: 'caption' is .*--caption_column"):
+            read(write_file(picture_folder, rows, file_format))
+
+
+def test_an_image_is_turned_as_its_camera_says(picture_folder):
+    picture = Image.new("RGB", (8, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(picture_folder / "images" / "0.jpg", exif=exif)
+    rows = [{"image": "images/0.jpg", "caption": "a"}, {"image": "images/1.png", "caption": "b"}]
+    assert read(write_file(picture_folder, rows, "jsonl")).open_image(0).size == (4, 8)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{broken"), ("a.csv", ""), ("a.json", "")])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.* cannot be read"):
+        load_splits(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("caption", ["", "   ", None, [], ["a", ""]])

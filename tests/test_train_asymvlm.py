@@ -74,11 +74,13 @@ def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(bac
 
 def test_arguments_in_one_file_are_those_of_flags(store, tmp_path):
     values = {"embeddings": str(store), "output_dir": str(tmp_path / "out"), "num_hidden_layers": 1, "do_eval": True}
+    values |= {"lr_scheduler_kwargs": {"num_cycles": 0.5}, "save_strategy": "no", "load_best_model_at_end": False}
     for name, text in (("a.json", json.dumps(values)), ("a.yaml", "\n".join(f"{k}: {v}" for k, v in values.items()))):
         (tmp_path / name).write_text(text)
         model, data, training = train_asymvlm.parse_arguments([str(tmp_path / name)])
         assert (model.num_hidden_layers, data.embeddings, training.do_eval) == (1, str(store), True)
         assert training.output_dir == values["output_dir"]
+        assert training.lr_scheduler_kwargs == {"num_cycles": 0.5} and training.save_strategy == "no"
 
 
 def error_of(capsys, *arguments) -> str:
@@ -104,6 +106,10 @@ def error_of(capsys, *arguments) -> str:
         (["--dataset_name_or_path", "a/b"], "needs a backbone: pass --model_name_or_path"),
         (["--dataset_name_or_path", "./x.jsonl", "--model_name_or_path", "a/b"], "no file or folder './x.jsonl'"),
         (["--model_name_or_path", "/no/model"], "--model_name_or_path: there is no file or folder '/no/model'"),
+        (["--tile_size", "0"], "tile_size must be at least 1, got 0"),
+        (["--remove_unused_columns", "true"], "remove_unused_columns must stay off"),
+        (["--logit_scale_init", "inf"], "logit_scale_init must be above 0 and finite, got inf"),
+        (["--model_name_or_path", ""], "--model_name_or_path: there is no file or folder ''"),
         (["--eval_strategy", "sometimes"], "sometimes is not a valid IntervalStrategy"),
         (["nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
     ],
@@ -120,6 +126,7 @@ def test_wrong_names_and_values_in_a_file_are_found_too(tmp_path, capsys):
         ("distribution: gauss", "invalid choice: 'gauss'"),
         ("distributon: vmf", "there is no argument --distributon"),
         ("- vmf", "must hold a mapping"),
+        ("distribution: [vmf", "expected ',' or ']'"),
     ):
         (tmp_path / "a.yaml").write_text(text)
         assert message in error_of(capsys, tmp_path / "a.yaml")
@@ -136,6 +143,25 @@ def test_a_folder_with_results_is_overwritten_only_when_asked(store, tmp_path, c
     run("--embeddings", store, "--output_dir", folder, "--overwrite_output_dir", "--seed", 7)
     assert (folder / "mine.txt").read_text() == "keep me"
     assert not (folder / "checkpoint-999").exists()
+
+
+def test_a_store_without_a_test_split_is_refused_before_anything_is_loaded(store, tmp_path, capsys):
+    for part in ("images", "captions"):
+        (store / part / "test.parquet").unlink()
+    assert "has no split test" in error_of(capsys, "--embeddings", store, "--output_dir", tmp_path / "out")
+
+
+def test_a_run_goes_on_only_in_its_folder_and_with_its_head(store, tmp_path, capsys):
+    folder = tmp_path / "out"
+    run("--embeddings", store, "--output_dir", folder, "--distribution", "vmf")
+    (checkpoint,) = folder.glob("checkpoint-*")
+    again = ["--embeddings", store, "--resume_from_checkpoint", checkpoint, "--output_dir"]
+    assert "trained with --distribution vmf, not power_spherical" in error_of(capsys, *again, folder)
+    assert "is not in --output_dir" in error_of(capsys, *again, tmp_path / "other", "--distribution", "vmf")
+    elsewhere = ["--embeddings", store, "--resume_from_checkpoint", tmp_path, "--output_dir", folder]
+    assert "is not the folder of a checkpoint" in error_of(capsys, *elsewhere)
+    run(*again, folder, "--distribution", "vmf", "--num_train_epochs", 2)
+    assert "checkpoint-2" in {path.name for path in folder.glob("checkpoint-*")}
 
 
 def mistake(*arguments) -> str:
@@ -175,9 +201,6 @@ def test_mistakes_in_the_data_end_in_one_sentence(backbone, store, tmp_path):
     narrow = {name: make_pairs(1, 9, 9, dim=20).split for name in ("train", "validation", "test")}
     other = EmbeddingStore.write(tmp_path / "narrow", narrow, {}).path
     assert "are 20 wide, but the backbone" in mistake(*common, "--embeddings", other)
-    (store / "images" / "test.parquet").unlink()
-    (store / "captions" / "test.parquet").unlink()
-    assert "has no split 'test'" in mistake("--embeddings", store, "--output_dir", tmp_path / "out")
 
 
 def test_features_with_nan_and_a_text_model_end_in_one_sentence(store, tmp_path):
