@@ -40,7 +40,9 @@ def reference_recipe(splits: dict[str, EmbeddingSplit], distribution: str, seed:
     """Trains by the reference recipe; returns the model, its steps and seconds, and the validation loss per epoch."""
     torch.manual_seed(seed)
     model = AsymVLMModel(
-        AsymVLMConfig(projection_dim=splits["train"].dim, distribution=distribution, normalizer="paper")
+        AsymVLMConfig(
+            projection_dim=splits["train"].dim, distribution=distribution, normalizer="paper", hidden_dropout_prob=0.0
+        )
     )
     pairs = FeaturePairs(splits["train"])
     loader = torch.utils.data.DataLoader(pairs, batch_size=2048, shuffle=True, collate_fn=FeaturePairs.collate)

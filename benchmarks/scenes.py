@@ -4,7 +4,9 @@
 
 The test split shows only attribute combinations that neither the tiny CLIP nor the heads have seen. R@1 is given as
 measured and, in brackets, as a share of the best possible, both averaged over the pairings of captions and pictures
-that the world allows: this leaves out the luck of one draw, about 0.01.
+that the world allows: this leaves out the luck of one draw, about 0.01. S and R² come in the same two ways, from the
+hits of this one draw and, in brackets, from the probability of each first result to be right. The oracle's row takes
+the true ambiguity as the uncertainty: it shows what the luck of the draw leaves of a perfect ordering.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import machine, mean_and_deviation, print_table, train_head
 from transformers import AutoProcessor
@@ -20,17 +23,28 @@ from transformers import AutoProcessor
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.embedding import cached_features
-from modeling_asymvlm.evaluation import rank_both_ways, recall_at_k
+from modeling_asymvlm.evaluation import (
+    rank_both_ways,
+    rank_correlation,
+    recall_at_k,
+    retrieval_uncertainty_metrics,
+    uncertainty_metrics,
+)
 from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.pairs import SPLITS, load_splits, read_pairs
-from modeling_asymvlm.report import evaluate_split
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = REPOSITORY / "examples" / "scenes"
 sys.path.insert(0, str(SCENES))
 
-from oracle import best_recall, expected_recall, oracle_scores, split_fits  # noqa: E402
+from oracle import (  # noqa: E402
+    best_recall,
+    image_to_text_posterior,
+    oracle_scores,
+    split_fits,
+    text_to_image_posterior,
+)
 
 
 def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
@@ -45,13 +59,13 @@ def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
 
 
 @torch.no_grad()
-def test_scores(model: AsymVLMModel | None, split: EmbeddingSplit) -> torch.Tensor:
-    """Scores of shape (captions, images): of a head, or the cosine of the backbone's own features."""
+def test_scores(model: AsymVLMModel | None, split: EmbeddingSplit) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores of shape (captions, images) and kappa of a head, or the cosine of the backbone's own features."""
     if model is None:
-        return pair_scores(split.text_features, split.image_features, distribution="deterministic")
+        return pair_scores(split.text_features, split.image_features, distribution="deterministic"), None
     eta = model.get_text_features(text_features=split.text_features).pooler_output
     law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    return pair_scores(eta, split.image_features, **law)
+    return pair_scores(eta, split.image_features, **law), torch.linalg.vector_norm(eta, dim=-1)
 
 
 def main() -> None:
@@ -66,36 +80,52 @@ def main() -> None:
     best = best_recall(fits, scene_share)
     print(f"{len(splits['train'].captions)} training captions, {len(arguments.seeds)} seeds; {machine()}\n")
 
+    chance_of_pair = text_to_image_posterior(fits), image_to_text_posterior(fits, scene_share)
+    ambiguity = splits["test"].columns["ambiguity"]
+
+    def judged(scores: torch.Tensor, uncertainty: Any = None) -> dict[str, Any]:
+        ranks = rank_both_ways(scores, splits["test"].text_image_index)
+        queries = np.arange(scores.shape[0]), np.arange(scores.shape[1])
+        chances = {
+            "text_to_image": chance_of_pair[0][queries[0], ranks.text_to_image_top],
+            "image_to_text": chance_of_pair[1][ranks.image_to_text_top, queries[1]],
+        }
+        figures: dict[str, Any] = {"retrieval": recall_at_k(ranks), "chances": chances}
+        if uncertainty is not None:
+            uncertainty = np.asarray(uncertainty)
+            of_query = {"text_to_image": uncertainty, "image_to_text": uncertainty[ranks.image_to_text_top]}
+            trends = retrieval_uncertainty_metrics(ranks, uncertainty)
+            figures["drawn"] = {
+                "text_to_image": trends["text_to_image"],
+                "image_to_text": trends["image_to_text_by_retrieved_caption"],
+            }
+            figures["expected"] = {d: uncertainty_metrics(of_query[d], chances[d]) for d in of_query}
+            figures["rho"] = rank_correlation(uncertainty, ambiguity)
+        return figures
+
     def row(name: str, runs: list[dict[str, Any]]) -> list[str]:
         cells = [name]
-        for direction, expected, key in (
-            ("text_to_image", 0, "text_to_image"),
-            ("image_to_text", 1, "image_to_text_by_retrieved_caption"),
-        ):
+        for direction, possible in zip(("text_to_image", "image_to_text"), best, strict=True):
             recall = mean_and_deviation([run["retrieval"][f"{direction}_recall@1"] for run in runs])
-            share = mean_and_deviation([100 * run["expected"][expected] / best[expected] for run in runs], 1)
+            share = mean_and_deviation([100 * run["chances"][direction].mean() / possible for run in runs], 1)
             cells.append(f"{recall} ({share} %)")
             for metric in ("spearman", "r_squared"):
-                values = [run["uncertainty"][key][metric] for run in runs if "uncertainty" in run]
-                cells.append(mean_and_deviation(values, 2) if values else "")
-        for key, digits in (("rank_correlation_with_ambiguity", 3), ("seconds", 0)):
+                ways = [[run[way][direction][metric] for run in runs if way in run] for way in ("drawn", "expected")]
+                cells.append("{} ({})".format(*(mean_and_deviation(way, 2) for way in ways)) if ways[0] else "")
+        for key, digits in (("rho", 3), ("seconds", 0)):
             values = [run[key] for run in runs if key in run]
             cells.append(mean_and_deviation(values, digits) if values else "")
         return cells
 
-    def scored(scores: torch.Tensor) -> dict[str, Any]:
-        ranks = rank_both_ways(scores, splits["test"].text_image_index)
-        return {"retrieval": recall_at_k(ranks), "expected": expected_recall(scores.T.numpy(), fits, scene_share)}
-
-    rows = [row("oracle", [scored(torch.from_numpy(oracle_scores(fits, scene_share)).T)])]
-    rows.append(row("cosine of the backbone", [scored(test_scores(None, splits["test"]))]))
+    oracle = torch.from_numpy(oracle_scores(fits, scene_share)).T
+    rows = [row("oracle, true ambiguity", [judged(oracle, ambiguity)])]
+    rows.append(row("cosine of the backbone", [judged(test_scores(None, splits["test"])[0])]))
     for name in ("deterministic", "vmf", "power_spherical"):
         runs = []
         for seed in arguments.seeds:
             model, figures = train_head(splits, seed=seed, config={"distribution": name})
-            runs.append(
-                {**figures, **evaluate_split(model, splits["test"]), **scored(test_scores(model, splits["test"]))}
-            )
+            scores, concentration = test_scores(model, splits["test"])
+            runs.append({**judged(scores, None if name == "deterministic" else 1 / concentration), **figures})
         rows.append(row(name, runs))
         print(f"done: {name}", flush=True)
     print()

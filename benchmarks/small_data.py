@@ -20,7 +20,6 @@ SMALL = {"num_hidden_layers": 1, "hidden_dropout_prob": 0.5, "initial_concentrat
 
 SETTINGS = {
     "defaults (direction learned)": {},
-    "direction learned, dropout 0.5": {"hidden_dropout_prob": 0.5},
     "direction kept, other defaults": KEPT_DIRECTION,
     "recommended for small data": {**KEPT_DIRECTION, **SMALL},
 }

@@ -33,7 +33,8 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*, defaults to 1024): width of the hidden layers of the head.
         num_hidden_layers (`int`, *optional*, defaults to 3): number of hidden layers of the head.
         hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.0): dropout after each hidden layer, in [0, 1).
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.2):
+            Dropout after each hidden layer, in [0, 1). The reference code has none.
         initial_concentration (`float`, *optional*, defaults to 10.0):
             kappa of every text before training, > 0; used with `mean_direction="backbone"`.
         projection_dim (`int`, *optional*):
@@ -79,7 +80,7 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_size=1024,
         num_hidden_layers=3,
         hidden_act="relu",
-        hidden_dropout_prob=0.0,
+        hidden_dropout_prob=0.2,
         initial_concentration=10.0,
         projection_dim=None,
         logit_scale_init=1.0,

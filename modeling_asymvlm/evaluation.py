@@ -153,7 +153,8 @@ def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, n
 
     Args:
         uncertainty (shape `(queries,)`): higher is less certain, in any unit: only the order decides the bins.
-        correct (shape `(queries,)`): booleans or 0/1, whether the first result is right (`rank == 0`).
+        correct (shape `(queries,)`): whether the first result is right (`rank == 0`), or its probability of being
+            right where the data let it be known, in [0, 1].
         num_bins (`int`, defaults to 10): number of levels, at least 2.
 
     Returns:
@@ -166,13 +167,15 @@ def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, n
         (the levels would then only tell the order of the data). They measure a trend, not its size.
 
     Raises:
-        ValueError: on NaN uncertainty, shapes that disagree, `correct` other than 0/1, `num_bins` below 2 or above
+        ValueError: on NaN uncertainty, shapes that disagree, `correct` outside [0, 1], `num_bins` below 2 or above
             the number of queries.
     """
     uncertainty, hits = _vectors(uncertainty=uncertainty, correct=correct)
-    if not np.isin(hits, (0, 1)).all():
-        wrong = hits[~np.isin(hits, (0, 1))][0]
-        raise ValueError(f"`correct` contains {wrong}; allowed are booleans, 0 and 1. Pass `rank == 0`.")
+    outside = hits[(hits < 0) | (hits > 1)]
+    if outside.size:
+        raise ValueError(
+            f"`correct` contains {outside[0]}; allowed are booleans and probabilities from 0 to 1. Pass `rank == 0`."
+        )
     if not 2 <= num_bins <= len(hits):
         raise ValueError(
             f"`num_bins` is {num_bins} for {len(hits)} queries; it must be from 2 to the number of queries. "

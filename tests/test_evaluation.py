@@ -267,7 +267,7 @@ def test_no_trend_without_variation(uncertainty, correct):
         (np.arange(9), np.ones(8), 2, r"`uncertainty` \(9,\), `correct` \(8,\)"),
         (np.ones((3, 3)), np.ones((3, 3)), 2, r"`uncertainty` \(3, 3\)"),
         ([], [], 2, r"`uncertainty` \(0,\)"),
-        (np.arange(3), [0, 1, 2], 2, "`correct` contains 2.0; allowed are booleans, 0 and 1"),
+        (np.arange(3), [0, 1, 2], 2, "`correct` contains 2.0; allowed are booleans and prob"),
     ],
 )
 def test_bad_uncertainty_is_refused(uncertainty, correct, num_bins, message):

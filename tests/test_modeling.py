@@ -22,7 +22,7 @@ def test_the_reference_head_has_the_parameters_of_the_reference_head():
 
 def test_the_head_is_the_multilayer_perceptron_of_the_paper():
     torch.manual_seed(0)
-    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=8, hidden_size=16, num_hidden_layers=2))
+    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=8, hidden_size=16, num_hidden_layers=2)).eval()
     layers = [*head.hidden_layers, head.output_layer]
     reference = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     features = torch.randn(5, 8)
