@@ -1,6 +1,6 @@
 """What each setting of the head gives on a small set of cached features, and whether kappa follows specificity.
 
-    python benchmarks/small_data.py --embeddings DIR [--hierarchy DIR] [--seeds 0 1 2]
+    python benchmarks/small_data.py --embeddings DIR [--hierarchy DIR] [--distributions ...] [--seeds 0 1 2]
 
 DIR is a folder of cached features with train, validation and test; the hierarchy is one whose test captions have a
 column `level`, 0 being the most general. Heads are chosen by validation loss; every figure is of the test split.
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embeddings", required=True, help="folder of cached features")
     parser.add_argument("--hierarchy", help="folder of cached features whose test captions have levels")
+    parser.add_argument("--distributions", nargs="+", default=["power_spherical", "vmf"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
 
@@ -37,7 +38,7 @@ def main() -> None:
     hierarchy = EmbeddingStore(arguments.hierarchy).split("test") if arguments.hierarchy else None
     print(f"{len(splits['train'].captions)} training captions, {len(arguments.seeds)} seeds; {machine()}\n")
     rows = []
-    for law in ("power_spherical", "vmf"):
+    for law in arguments.distributions:
         for name, config in SETTINGS.items():
             runs = []
             for seed in arguments.seeds:

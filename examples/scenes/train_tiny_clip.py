@@ -35,7 +35,7 @@ SPECIAL_TOKENS = ("<pad>", "<start>", "<unknown>", "<end>")
 CONTEXT_LENGTH = 24
 EMBEDDING_SIZE = 64
 BATCH_SIZE = 500
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.1
 # Words outside the vocabulary are inserted so that the model learns to read past them.
 UNKNOWN_WORDS_PER_CAPTION = 0.1
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny CLIP of the scenes example.")
     parser.add_argument("--data_dir", type=Path, help="folder of generate.py; generated beside the script by default")
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_OUTPUT_DIR, help="where to save the model")
-    parser.add_argument("--num_epochs", type=int, default=30)
+    parser.add_argument("--num_epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     disable_progress_bars()
