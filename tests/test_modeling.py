@@ -44,7 +44,7 @@ def test_the_backbone_direction_is_kept_and_starts_at_the_initial_concentration(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_head_computes_in_float32_whatever_its_weights_and_autocast(dtype):
     torch.manual_seed(2)
-    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=64, hidden_size=64)).to(dtype)
+    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=64, hidden_size=64)).to(dtype).eval()
     features = torch.randn(5, 64).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = head(features)
