@@ -40,7 +40,7 @@ def model_card(
         EvalResult(
             task_type="zero-shot-image-classification",
             task_name="Image-text retrieval",
-            dataset_type=re.sub(r"[^\w.-]+", "-", dataset.lower()),
+            dataset_type=re.sub(r"[^\w.]+", "-", dataset.lower()).strip("-"),
             dataset_name=dataset,
             dataset_split="test",
             metric_type=name,
@@ -68,7 +68,7 @@ def model_card(
         f"{law[config['distribution']]} distribution on the unit hypersphere, an image a point. The mean direction is "
         f"{direction}.",
         "## Test results",
-        f"{dataset}: {results['num_images']} images, {results['num_captions']} captions. Every figure was measured by "
+        f"{dataset}: {results['num_images']} images, {results['num_captions']} captions. Every figure was measured by"
         f"\n\n```bash\n{command}\n```",
         format_table(results),
     ]
