@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
+from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
@@ -85,11 +86,5 @@ def mean_and_deviation(values: Sequence[float], digits: int = 3) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a GitHub-flavoured Markdown table with aligned columns."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    print("\n".join(lines), flush=True)
+    """Prints a Markdown table at once, however the output is buffered."""
+    print(markdown_table([header, *rows]), flush=True)

@@ -1,6 +1,7 @@
 """What a trained model does on a split: its retrieval and uncertainty, as numbers and as a table."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -111,14 +112,15 @@ def format_table(results: dict[str, Any]) -> str:
         quantiles = ", ".join(f"{value:.3g}" for value in results["concentration"].values())
         rows.append(("kappa at 1 %, 50 % and 99 % of the captions", quantiles))
     rows += [(f"time for {name}", f"{seconds:.1f} s") for name, seconds in results.get("time", {}).items()]
-    return "\n\n".join(_markdown(rows) for rows in [*tables, rows] if len(rows) > 1)
+    return "\n\n".join(markdown_table(rows) for rows in [*tables, rows] if len(rows) > 1)
 
 
 def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value + 0.0:.3f}"  # no minus sign before a zero
 
 
-def _markdown(rows: list[Row]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A GitHub-flavoured Markdown table with aligned columns; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
