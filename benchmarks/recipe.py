@@ -41,7 +41,11 @@ def reference_recipe(splits: dict[str, EmbeddingSplit], distribution: str, seed:
     torch.manual_seed(seed)
     model = AsymVLMModel(
         AsymVLMConfig(
-            projection_dim=splits["train"].dim, distribution=distribution, normalizer="paper", hidden_dropout_prob=0.0
+            projection_dim=splits["train"].dim,
+            distribution=distribution,
+            normalizer="paper",
+            num_hidden_layers=3,
+            hidden_dropout_prob=0.0,
         )
     )
     pairs = FeaturePairs(splits["train"])
@@ -97,7 +101,7 @@ def main() -> None:
                     f"{recall['image_to_text_recall@1']:.4f}",
                 ]
             )
-            print(f"done: {rows[-1][0]}", flush=True)
+            print(f"done: {', '.join(rows[-1])}", flush=True)
     header = ["head", "steps", "time / ours", "val. loss", "best val. loss", "test t->i R@1", "test i->t R@1"]
     print()
     print_table(header, rows)
