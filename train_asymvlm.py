@@ -67,8 +67,11 @@ class ModelArguments:
         default="exact", metadata={"help": "Log-normaliser: exact, or the approximation of the reference code."}
     )
     hidden_size: int = field(default=1024, metadata={"help": "Width of the head's hidden layers."})
-    num_hidden_layers: int = field(default=3, metadata={"help": "Number of the head's hidden layers."})
-    hidden_dropout_prob: float = field(default=0.2, metadata={"help": "Dropout after each hidden layer, in [0, 1)."})
+    num_hidden_layers: int = field(
+        default=1,
+        metadata={"help": "Number of the head's hidden layers; the paper's head has 3, which overfits sooner."},
+    )
+    hidden_dropout_prob: float = field(default=0.3, metadata={"help": "Dropout after each hidden layer, in [0, 1)."})
     initial_concentration: float = field(
         default=10.0, metadata={"help": "kappa before training, with --mean_direction backbone."}
     )

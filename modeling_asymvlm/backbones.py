@@ -1,57 +1,158 @@
-"""Frozen vision–text backbones: what counts as one, its raw features, and how it wants its texts.
+"""Frozen vision–text backbones: what counts as one, the width of its joint space, and its raw features.
 
 A backbone is any model of `AutoModel` that offers `get_text_features` and `get_image_features` of equal width. What a
-family needs beyond that is declared here in one place: `FAMILIES_WITHOUT_TEXT_MASK` and `REFUSED_FAMILIES`.
+family needs beyond that, or why it cannot serve, is declared in one place: [`FAMILIES`].
 """
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from transformers import MODEL_MAPPING, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging
 
 
-logger = logging.get_logger(__name__)
+FEATURE_METHODS = ("get_text_features", "get_image_features")
 
-# Trained on texts padded to the full context without an attention mask, and pooled at the last position: the padding
-# is part of the input, so every text must be padded alike or its embedding moves.
-FAMILIES_WITHOUT_TEXT_MASK = ("siglip", "siglip2")
 
-REFUSED_FAMILIES = {
-    "asymvlm": "it holds a head already; load it with AutoModel, or pass the backbone that it was made from",
-    "blip": "public BLIP checkpoints do not hold the projections of BlipModel, so its features would be random",
-    "blip-2": "Blip2Model has no pooled text features, so it is not a dual encoder",
+class RemoteCodeConfig(PreTrainedConfig):
+    """
+    Stands for the configuration of a backbone whose code lies in a repository, until the user allows that code to run.
+
+    Args:
+        code_model_type (`str`, *optional*): the `model_type` that the code defines.
+        kwargs: the fields of the configuration, `auto_map` among them.
+    """
+
+    model_type = "remote-code"
+
+    def __init__(self, code_model_type: str | None = None, **kwargs: Any):
+        self.code_model_type = code_model_type
+        super().__init__(**kwargs)
+
+
+@dataclass(frozen=True)
+class BackboneFamily:
+    """
+    What sets a family of backbones apart from CLIP, whose ways are the defaults.
+
+    Args:
+        reads_text_mask (`bool`): `False` for families trained on texts padded to the full context without an attention
+            mask, and pooled at the last position: the padding is part of the input.
+        dim_attribute (`str`, *optional*): where the configuration keeps the width of the joint embedding space.
+        pooled_position (`int`, *optional*): where the family's pooled output is a sequence, the position that its
+            contrastive objective was trained on.
+        takes_patches (`bool`): whether pixels come as a sequence of patches with a mask and their grid.
+        architecture (`str`, *optional*): the class of transformers that holds the contrastive projections, for
+            families whose `AutoModel` lacks them; only checkpoints of this architecture are taken.
+        text_features, image_features (*optional*): the raw features `(batch, dim)` given the model and its inputs, for
+            architectures whose own `get_*_features` are missing or do not serve.
+        refusal (`str`, *optional*): why no checkpoint, or no checkpoint of another architecture, can serve.
+    """
+
+    reads_text_mask: bool = True
+    dim_attribute: str | None = None
+    pooled_position: int | None = None
+    takes_patches: bool = False
+    architecture: str | None = None
+    text_features: Callable[..., torch.Tensor] | None = None
+    image_features: Callable[..., torch.Tensor] | None = None
+    refusal: str | None = None
+
+
+def _aimv2_text_features(
+    vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    # The tower is causal, but transformers leaves its causal mask out of batches without padding under sdpa, so that a
+    # text alone and in a batch would differ: the mask is made here.
+    allowed = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool, device=input_ids.device).tril()[None, None]
+    if attention_mask is not None:
+        allowed = allowed & (attention_mask[:, None, None] != 0)
+    additive = torch.zeros(allowed.shape, dtype=vlm.dtype, device=input_ids.device)
+    additive = additive.masked_fill(~allowed, torch.finfo(vlm.dtype).min).expand(len(input_ids), -1, -1, -1)
+    return vlm.get_text_features(input_ids=input_ids, attention_mask=additive).pooler_output
+
+
+def _blip_text_features(vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    hidden = vlm.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return vlm.text_proj(hidden[:, 0])
+
+
+def _blip_image_features(vlm: Any, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+    hidden = vlm.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding).last_hidden_state
+    return vlm.vision_proj(hidden[:, 0])
+
+
+FAMILIES = {
+    "siglip": BackboneFamily(reads_text_mask=False),
+    "siglip2": BackboneFamily(reads_text_mask=False, takes_patches=True),
+    "aimv2": BackboneFamily(text_features=_aimv2_text_features),
+    "flava": BackboneFamily(pooled_position=0),
+    "blip": BackboneFamily(
+        dim_attribute="image_text_hidden_size",
+        architecture="BlipForImageTextRetrieval",
+        text_features=_blip_text_features,
+        image_features=_blip_image_features,
+        refusal="public BLIP checkpoints do not hold the projections of BlipModel, so its features would be random; "
+        "take a checkpoint of BlipForImageTextRetrieval, such as Salesforce/blip-itm-base-coco",
+    ),
+    "blip-2": BackboneFamily(
+        refusal="its retrieval head compares a text with the best of an image's 32 query vectors, so an image is not "
+        "one point, and Blip2Model has no pooled text features"
+    ),
+    "asymvlm": BackboneFamily(
+        refusal="it holds a head already; load it with AutoModel, or pass the backbone that it was made from"
+    ),
 }
 
 
-def check_backbone_config(vlm_config: PreTrainedConfig) -> None:
+def family_of(vlm_config: PreTrainedConfig) -> BackboneFamily:
+    """The declaration of the backbone's family; CLIP's ways for a family that none is declared for."""
+    return FAMILIES.get(vlm_config.model_type, BackboneFamily())
+
+
+def backbone_class(vlm_config: PreTrainedConfig) -> Any:
     """
-    Raises `ValueError` with the reason if no model of this configuration can be a backbone. Loads no weights.
+    The class that holds a backbone of this configuration: `AutoModel`'s, unless its family names another.
+
+    Raises:
+        ValueError: with the reason, if no model of this configuration can be a backbone. Loads no weights.
     """
-    if vlm_config.model_type in REFUSED_FAMILIES:
+    family, name = family_of(vlm_config), vlm_config.model_type
+    if isinstance(vlm_config, RemoteCodeConfig):
         raise ValueError(
-            f"Backbone family {vlm_config.model_type!r} is not supported: {REFUSED_FAMILIES[vlm_config.model_type]}."
+            f"Backbone {vlm_config.code_model_type!r} is no part of transformers; its code lies in a repository "
+            f"({vlm_config.auto_map.get('AutoModel', 'no class of AutoModel')}). Read that code, and pass "
+            "trust_remote_code=True to run it."
         )
+    if family.architecture is not None and family.architecture in (vlm_config.architectures or ()):
+        return getattr(transformers, family.architecture)
+    if family.refusal is not None:
+        raise ValueError(f"Backbone {name!r} is not supported: {family.refusal}.")
     model_class: Any = MODEL_MAPPING.get(type(vlm_config), None)
     if isinstance(model_class, tuple):
         model_class = model_class[0]
-    missing = [name for name in ("get_text_features", "get_image_features") if not hasattr(model_class, name)]
+    missing = [method for method in FEATURE_METHODS if not hasattr(model_class, method)]
     if missing:
         raise ValueError(
-            f"{vlm_config.model_type!r} is not an image–text model: AutoModel gives "
-            f"{getattr(model_class, '__name__', 'no class')} for it, which lacks {' and '.join(missing)}. "
-            "Choose a dual encoder such as CLIP or SigLIP."
+            f"{name!r} is not an image–text model: AutoModel gives {getattr(model_class, '__name__', 'no class')} for "
+            f"it, which lacks {' and '.join(missing)}. Choose a dual encoder such as CLIP or SigLIP."
         )
+    return model_class
 
 
 def embedding_dim(vlm_config: PreTrainedConfig) -> int:
     """
-    Width of the backbone's joint embedding space as its configuration states it: `projection_dim`, else the text
-    tower's `projection_size`, else a `hidden_size`. Raises `ValueError` if none is there.
+    Width of the backbone's joint embedding space as its configuration states it: where its family declares, else
+    `projection_dim`, else the text tower's `projection_size`, else a `hidden_size`. Raises `ValueError` if none is
+    there.
     """
     text_config = getattr(vlm_config, "text_config", None)
+    declared = family_of(vlm_config).dim_attribute
     for config, name in (
+        *([] if declared is None else [(vlm_config, declared)]),
         (vlm_config, "projection_dim"),
         (text_config, "projection_size"),
         (text_config, "hidden_size"),
@@ -66,117 +167,42 @@ def embedding_dim(vlm_config: PreTrainedConfig) -> int:
     )
 
 
-def text_context_length(vlm_config: PreTrainedConfig) -> int | None:
-    """Number of token positions of the backbone's text tower, or `None` where its configuration does not state it."""
-    return getattr(getattr(vlm_config, "text_config", None), "max_position_embeddings", None)
-
-
-def uses_text_mask(vlm_config: PreTrainedConfig) -> bool:
-    """Whether the backbone reads the attention mask of a text, or wants every text padded to the full context."""
-    return vlm_config.model_type not in FAMILIES_WITHOUT_TEXT_MASK
-
-
-def prepare_text(
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    token_type_ids: torch.Tensor | None = None,
-    *,
-    max_length: int | None,
-    pad_token_id: int | None,
-    use_attention_mask: bool,
-) -> dict[str, torch.Tensor | None]:
-    """
-    Brings tokenised texts into the form the backbone was trained on, so that a text gives the same features however
-    the caller padded it.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(batch, length)`): token ids.
-        attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 at padding, on either side.
-        token_type_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): segment ids.
-        max_length (`int`, *optional*): context length; longer texts are cut, keeping their last token (the
-            end-of-text token, where CLIP pools), with one warning.
-        pad_token_id (`int`, *optional*): what the tokenizer pads with.
-        use_attention_mask (`bool`): if `False`, texts are padded on the right to `max_length` and the mask is dropped.
-
-    Returns:
-        `dict` of `input_ids`, `attention_mask` and `token_type_ids` for the backbone.
-
-    Raises:
-        ValueError: if padding is needed and `pad_token_id` or `max_length` is unknown, or if texts without a mask are
-            longer than the context.
-    """
-    if attention_mask is not None:
-        order = (attention_mask == 0).int().argsort(dim=1, stable=True)  # real tokens first, in their order
-        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-        token_type_ids = None if token_type_ids is None else token_type_ids.gather(1, order)
-    if max_length is not None and input_ids.shape[1] > max_length:
-        if attention_mask is None:
-            raise ValueError(
-                f"The texts have {input_ids.shape[1]} tokens, the backbone's context {max_length}: pass "
-                "attention_mask, which tells where each text ends, or let the tokenizer truncate."
-            )
-        input_ids = _truncated(input_ids, attention_mask, max_length)
-        attention_mask = attention_mask[:, :max_length]
-        token_type_ids = None if token_type_ids is None else token_type_ids[:, :max_length]
-    if not use_attention_mask:
-        input_ids, attention_mask = _padded(input_ids, attention_mask, max_length, pad_token_id), None
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-
-
-def _padded(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, max_length: int | None, pad_token_id: int | None
-) -> torch.Tensor:
-    if max_length is None:
-        raise ValueError("This backbone wants texts padded to its context: set text_max_length in the configuration.")
-    if attention_mask is None and input_ids.shape[1] == max_length:
-        return input_ids
-    if pad_token_id is None:
-        raise ValueError(
-            "This backbone wants texts padded to its context, and its padding token is unknown: set "
-            "text_pad_token_id in the configuration to the tokenizer's pad_token_id."
-        )
-    if attention_mask is not None:
-        input_ids = input_ids.masked_fill(attention_mask == 0, pad_token_id)
-    return torch.nn.functional.pad(input_ids, (0, max_length - input_ids.shape[1]), value=pad_token_id)
-
-
-def _truncated(input_ids: torch.Tensor, attention_mask: torch.Tensor, max_length: int) -> torch.Tensor:
-    lengths = attention_mask.sum(dim=1).to(input_ids.dtype)
-    last_token = input_ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
-    truncated = input_ids[:, :max_length].clone()
-    truncated[:, -1] = torch.where(lengths > max_length, last_token, truncated[:, -1])
-    logger.warning_once(
-        f"Texts of up to {input_ids.shape[1]} tokens are truncated to the backbone's context of {max_length} tokens. "
-        "This warning is given once."
-    )
-    return truncated
-
-
 def text_features_of(vlm: Any, **inputs: torch.Tensor | None) -> torch.Tensor:
     """
-    Raw (unnormalised) text features `(batch, dim)` of a backbone, without gradients.
+    Raw (unnormalised) text features `(batch, dim)` of a backbone, without gradients. Inputs that the backbone does not
+    take, such as the `token_type_ids` that some tokenizers always give, are left out.
 
     Raises:
-        ValueError: if its `get_text_features` gives no pooled features, or a sequence of them.
+        ValueError: if it gives no pooled features, or a sequence of them.
     """
-    with torch.no_grad():
-        output = vlm.get_text_features(**{name: value for name, value in inputs.items() if value is not None})
-    return _pooled(output, f"{type(vlm).__name__}.get_text_features")
+    family = family_of(vlm.config)
+    return _features(vlm, family.text_features, "get_text_features", family.pooled_position, inputs)
 
 
 def image_features_of(vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None) -> torch.Tensor:
     """Raw image features `(batch, dim)` of a backbone, as [`text_features_of`]; pixels take the backbone's dtype."""
+    family = family_of(vlm.config)
+    pixels = {"pixel_values": pixel_values.to(vlm.dtype)}
+    return _features(vlm, family.image_features, "get_image_features", family.pooled_position, {**pixels, **inputs})
+
+
+def _features(
+    vlm: Any, declared: Callable | None, method: str, pooled_position: int | None, inputs: dict[str, Any]
+) -> torch.Tensor:
+    function = getattr(vlm, method) if declared is None else declared
+    taken = inspect.signature(function).parameters
+    names_its_inputs = any(name in taken for name in inputs)
+    inputs = {
+        name: value for name, value in inputs.items() if value is not None and (name in taken or not names_its_inputs)
+    }
     with torch.no_grad():
-        output = vlm.get_image_features(
-            pixel_values=pixel_values.to(vlm.dtype),
-            **{name: value for name, value in inputs.items() if value is not None},
-        )
-    return _pooled(output, f"{type(vlm).__name__}.get_image_features")
-
-
-def _pooled(output: BaseModelOutputWithPooling | torch.Tensor, source: str) -> torch.Tensor:
+        output = function(**inputs) if declared is None else declared(vlm, **inputs)
     features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    if pooled_position is not None and features is not None and features.ndim == 3:
+        features = features[:, pooled_position]
     if features is None or features.ndim != 2:
         found = "nothing" if features is None else f"a tensor of shape {tuple(features.shape)}"
-        raise ValueError(f"{source} must give one vector per sample, shape (batch, dim), but gave {found}.")
+        raise ValueError(
+            f"{type(vlm).__name__}.{method} must give one vector per sample, shape (batch, dim), but gave {found}."
+        )
     return features

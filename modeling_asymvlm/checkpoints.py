@@ -1,101 +1,35 @@
 """Weights in and out: where a backbone's weights come from, what a head-only checkpoint holds, and strict loading."""
 
+import copy
 import inspect
 import os
 from typing import Any, Self
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.modeling_utils import load_state_dict
-from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from .backbones import check_backbone_config, uses_text_mask
+from .backbones import RemoteCodeConfig, backbone_class, family_of
 from .configuration_asymvlm import AsymVLMConfig
+from .fingerprint import backbone_fingerprint, check_fingerprint
 from .heads import ProbabilisticTextHead
+from .remote_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
+from .weights import (
+    BACKBONE_PREFIX,
+    HEAD_PREFIX,
+    base_model_commit,
+    damage_is_named,
+    load_backbone_weights,
+    load_head_weights,
+    load_tokenizer,
+    raise_on_mismatch,
+    with_prefix,
+)
 
 
 # What selects and reaches a repository. Of these, `REPOSITORY_KWARGS` speak of one repository alone and must never be
 # passed on from a head's repository to its backbone's.
 HUB_KWARGS = ("cache_dir", "local_files_only", "token", "proxies")
 REPOSITORY_KWARGS = ("revision", "subfolder", "force_download")
-
-BACKBONE_PREFIX, HEAD_PREFIX = "vlm.", "text_head."
-
-
-def base_model_commit(name_or_path: str | os.PathLike, **hub_kwargs) -> str | None:
-    """Commit of the Hub repository that `config.json` was read from; `None` for a local folder."""
-    if os.path.isdir(name_or_path):
-        return None
-    return extract_commit_hash(cached_file(name_or_path, "config.json", **hub_kwargs), None)
-
-
-def load_tokenizer(name_or_path: str | os.PathLike, **hub_kwargs) -> PreTrainedTokenizerBase:
-    """
-    The backbone's tokenizer. Raises `ValueError` with the remedy if it cannot be loaded.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"This backbone wants padded texts, but the tokenizer of {str(name_or_path)!r}, which knows the padding "
-            f"token, cannot be loaded ({error}). Pass text_pad_token_id."
-        ) from error
-
-
-def raise_on_mismatch(loading_info: dict, source: str) -> None:
-    """
-    Raises `ValueError` if the weights read from `source` were not exactly those of the model: transformers itself only
-    logs missing weights and leaves them random.
-    """
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(str(key) for key in loading_info[kind])
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ValueError(
-                f"The weights in {source} do not belong to this configuration: {kind.replace('_', ' ')} {shown}. "
-                "Is the checkpoint complete, and was its config.json written with it?"
-            )
-
-
-def load_backbone_weights(
-    name_or_path: str | os.PathLike, vlm_config: PreTrainedConfig, **kwargs
-) -> dict[str, torch.Tensor]:
-    """
-    State dictionary of a backbone, its keys prefixed with `vlm.`; no key is missing.
-
-    Args:
-        name_or_path (`str` or `os.PathLike`): Hub repository or folder of the backbone.
-        vlm_config (`PreTrainedConfig`): the configuration it must fit.
-        kwargs: `revision`, `dtype` and the rest of `AutoModel.from_pretrained`.
-
-    Raises:
-        ValueError: if the repository lacks weights that the configuration asks for.
-    """
-    backbone, loading_info = AutoModel.from_pretrained(
-        name_or_path, config=vlm_config, output_loading_info=True, **kwargs
-    )
-    # Public checkpoints often hold more than the model needs (position ids of older versions), but never less.
-    raise_on_mismatch({**loading_info, "unexpected_keys": ()}, f"backbone {str(name_or_path)!r}")
-    return with_prefix(BACKBONE_PREFIX, backbone.state_dict())
-
-
-def with_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dictionary of a part of an `AsymVLMModel` as part of the whole."""
-    return {prefix + name: tensor for name, tensor in state_dict.items()}
-
-
-def load_head_weights(name_or_path: str | os.PathLike, **hub_kwargs) -> dict[str, torch.Tensor]:
-    """State dictionary in the `model.safetensors` of a head-only checkpoint. Raises `OSError` if there is none."""
-    path: Any = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_kwargs)
-    return load_state_dict(path)
 
 
 class AsymVLMPreTrainedModel(PreTrainedModel):
@@ -147,6 +81,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        trust_remote_code: bool = False,
         text_pad_token_id: int | None = None,
         **config_kwargs,
     ) -> Self:
@@ -161,11 +96,14 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 Of the backbone; the head is float32 always.
             attn_implementation, device_map, cache_dir, local_files_only, token (*optional*): as for
                 `AutoModel.from_pretrained`.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Whether to run code from the backbone's repository.
             text_pad_token_id (`int`, *optional*): defaults to that of the backbone's tokenizer where it is needed.
             config_kwargs: the other arguments of [`AsymVLMConfig`].
 
         Raises:
-            ValueError: if the backbone is not an image–text model or a value is out of range.
+            ValueError: if the backbone is not an image–text model, its texts and images differ in width, its weights
+                are incomplete or damaged, it needs code that was not allowed to run, or a value is out of range.
             TypeError: for an argument that [`AsymVLMConfig`] does not know.
             OSError: if there is no such repository or folder.
         """
@@ -175,12 +113,17 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             raise TypeError(f"AsymVLMConfig has no argument {', '.join(unknown)}.")
         hub_kwargs = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         if isinstance(vlm, PreTrainedModel):
-            vlm_config, base = vlm.config, None
+            if revision is not None:
+                raise ValueError(f"revision={revision!r} says nothing about a live backbone: pass its name instead.")
+            vlm_config, base = copy.deepcopy(vlm.config), None
+            vlm_config.architectures = [type(vlm).__name__]
         else:
-            hub_kwargs["revision"] = revision
+            hub_kwargs |= {"revision": revision, "trust_remote_code": trust_remote_code}
             vlm_config, base = AutoConfig.from_pretrained(vlm, **hub_kwargs), os.fspath(vlm)
-        check_backbone_config(vlm_config)
-        if base is not None and text_pad_token_id is None and not uses_text_mask(vlm_config):
+            if is_remote_code(vlm_config):
+                vlm_config = with_loaded_code(vlm_config, vlm, **hub_kwargs)
+        backbone_class(vlm_config)
+        if base is not None and text_pad_token_id is None and not family_of(vlm_config).reads_text_mask:
             text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
         config = AsymVLMConfig(
             vlm_config=vlm_config,
@@ -194,7 +137,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         else:
             state_dict = load_backbone_weights(vlm, vlm_config, dtype=dtype, **hub_kwargs)
         head = with_prefix(HEAD_PREFIX, ProbabilisticTextHead(config).state_dict())
-        return cls._from_state_dict(
+        model = cls._from_state_dict(
             config,
             {**state_dict, **head},
             f"backbone {base or type(vlm).__name__}",
@@ -202,6 +145,18 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             attn_implementation=attn_implementation,
             device_map=device_map,
         )[0]
+        model.config.backbone_fingerprint, width = model._fingerprint()
+        if width != config.projection_dim:
+            raise ValueError(
+                f"The features of {type(model.vlm).__name__} are {width} wide, but projection_dim is "
+                f"{config.projection_dim}: pass projection_dim={width}."
+            )
+        return model
+
+    def _fingerprint(self) -> tuple[dict, int]:
+        assert self.vlm is not None
+        fixed_length = None if self.config.text_use_attention_mask else self.config.text_max_length
+        return backbone_fingerprint(self.vlm, text_length=fixed_length)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -221,32 +176,42 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
             )
         head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
+        source = f"checkpoint {str(pretrained_model_name_or_path)!r}"
+        base_hub_kwargs: dict[str, Any] = {k: v for k, v in own_hub_kwargs.items() if k in HUB_KWARGS}
+        if config is not None and config.base_model_revision is not None:
+            base_hub_kwargs["revision"] = config.base_model_revision
+        if config is not None and kwargs.get("trust_remote_code") and isinstance(config.vlm_config, RemoteCodeConfig):
+            config = copy.deepcopy(config)
+            place = (config.base_model_name_or_path, base_hub_kwargs)
+            if not head_only and not refers_to_hub(config.vlm_config):
+                place = (pretrained_model_name_or_path, own_hub_kwargs)
+            config.vlm_config = with_loaded_code(config.vlm_config, place[0], **place[1])
         if pretrained_model_name_or_path is None or not head_only:
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *model_args,
-                config=config,
-                output_loading_info=True,
-                **{**kwargs, **own_hub_kwargs},
-            )
+            with damage_is_named(source):
+                loaded: Any = super().from_pretrained(
+                    pretrained_model_name_or_path,
+                    *model_args,
+                    config=config,
+                    output_loading_info=True,
+                    **{**kwargs, **own_hub_kwargs},
+                )
             model, loading_info = loaded
-            raise_on_mismatch(loading_info, f"checkpoint {str(pretrained_model_name_or_path)!r}")
+            raise_on_mismatch(loading_info, source)
             model._freeze_backbone()
         else:
-            head = load_head_weights(pretrained_model_name_or_path, **own_hub_kwargs)
+            backbone_class(config.vlm_config)
+            head = load_head_weights(
+                pretrained_model_name_or_path, variant=kwargs.pop("variant", None), **own_hub_kwargs
+            )
             kwargs = {k: v for k, v in kwargs.items() if k not in (*HUB_KWARGS, *REPOSITORY_KWARGS)}
             if kwargs.get("dtype") in (None, "auto"):
                 kwargs["dtype"] = config.dtype or "auto"  # the backbone's when the checkpoint was saved
-            backbone = load_backbone_weights(
-                config.base_model_name_or_path,
-                config.vlm_config,
-                revision=config.base_model_revision,
-                dtype=kwargs["dtype"],
-                **{k: v for k, v in own_hub_kwargs.items() if k in HUB_KWARGS},
-            )
-            source = f"checkpoint {str(pretrained_model_name_or_path)!r}"
+            base = config.base_model_name_or_path
+            backbone = load_backbone_weights(base, config.vlm_config, dtype=kwargs["dtype"], **base_hub_kwargs)
             model, loading_info = cls._from_state_dict(config, {**backbone, **head}, source, **kwargs)
             model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
+            if config.backbone_fingerprint is not None:
+                check_fingerprint(config.backbone_fingerprint, model._fingerprint()[0], f"{base!r}")
         return (model, loading_info) if output_loading_info else model
 
     @classmethod
@@ -299,6 +264,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             for name, value in written.items():
                 setattr(self.config, name, value)
             super().save_pretrained(save_directory, **kwargs)
+            if self.vlm is not None and save_backbone and is_remote_code(self.vlm.config):
+                save_code(self.vlm, save_directory)
         finally:
             for name, value in kept.items():
                 setattr(self.config, name, value)

@@ -1,16 +1,32 @@
 """Configuration of AsymVLM: a frozen vision–text backbone and a probabilistic text head."""
 
 import copy
+import inspect
 import math
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .backbones import embedding_dim, text_context_length, uses_text_mask
+from .backbones import RemoteCodeConfig, embedding_dim, family_of
 from .objective import check_choices
+from .text_contract import text_context_length
 
 
 MEAN_DIRECTIONS = ("learned", "backbone")
+
+# Fields of any configuration that transformers reads or writes without an attribute for them on its base class.
+LIBRARY_FIELDS = (
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+)
 
 
 class AsymVLMConfig(PreTrainedConfig):
@@ -31,9 +47,9 @@ class AsymVLMConfig(PreTrainedConfig):
         normalizer (`str`, *optional*, defaults to `"exact"`):
             `"exact"`, or `"paper"` for the approximation F_d of the reference code.
         hidden_size (`int`, *optional*, defaults to 1024): width of the hidden layers of the head.
-        num_hidden_layers (`int`, *optional*, defaults to 3): number of hidden layers of the head.
+        num_hidden_layers (`int`, *optional*, defaults to 3): number of hidden layers of the head, the paper's 3.
         hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.2):
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.3):
             Dropout after each hidden layer, in [0, 1). The reference code has none.
         initial_concentration (`float`, *optional*, defaults to 10.0):
             kappa of every text before training, > 0; used with `mean_direction="backbone"`.
@@ -47,12 +63,15 @@ class AsymVLMConfig(PreTrainedConfig):
             what its family was trained with.
         base_model_name_or_path (`str`, *optional*): where the backbone's weights come from.
         base_model_revision (`str`, *optional*): commit of the repository they come from.
+        backbone_fingerprint (`dict`, *optional*):
+            The backbone's features of a fixed example when the model was composed, reduced to a few numbers, by which
+            loading a head-only checkpoint tells that its base has changed.
         save_backbone (`bool`, *optional*):
             Whether `save_pretrained` writes the backbone's weights too. By default it does unless they are to be had
             from a Hub repository at a known commit.
 
     Raises:
-        ValueError: for a value out of the ranges above or a backbone that is not an image–text model.
+        ValueError: for a value out of the ranges above, or a field that this version does not know.
 
     Example:
 
@@ -80,7 +99,7 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_size=1024,
         num_hidden_layers=3,
         hidden_act="relu",
-        hidden_dropout_prob=0.2,
+        hidden_dropout_prob=0.3,
         initial_concentration=10.0,
         projection_dim=None,
         logit_scale_init=1.0,
@@ -89,6 +108,7 @@ class AsymVLMConfig(PreTrainedConfig):
         text_use_attention_mask=None,
         base_model_name_or_path=None,
         base_model_revision=None,
+        backbone_fingerprint=None,
         save_backbone=None,
         **kwargs,
     ):
@@ -105,7 +125,7 @@ class AsymVLMConfig(PreTrainedConfig):
             projection_dim = embedding_dim(self.vlm_config) if projection_dim is None else projection_dim
             text_max_length = text_context_length(self.vlm_config) if text_max_length is None else text_max_length
             if text_use_attention_mask is None:
-                text_use_attention_mask = uses_text_mask(self.vlm_config)
+                text_use_attention_mask = family_of(self.vlm_config).reads_text_mask
         self.projection_dim = projection_dim
         self.logit_scale_init = logit_scale_init
         self.text_max_length = text_max_length
@@ -113,8 +133,10 @@ class AsymVLMConfig(PreTrainedConfig):
         self.text_use_attention_mask = text_use_attention_mask
         self.base_model_name_or_path = base_model_name_or_path
         self.base_model_revision = base_model_revision
+        self.backbone_fingerprint = backbone_fingerprint
         self.save_backbone = save_backbone
         self.check_values()
+        _check_fields(kwargs)
         super().__init__(**kwargs)
 
     def check_values(self) -> None:
@@ -144,6 +166,17 @@ class AsymVLMConfig(PreTrainedConfig):
             raise ValueError(f"Unknown hidden_act {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}.")
 
 
+def _check_fields(fields: dict) -> None:
+    """Raises `ValueError` for a field that neither this class nor transformers knows: a typo, or a later version's."""
+    known = {*vars(PreTrainedConfig()), *inspect.signature(PreTrainedConfig.__init__).parameters, *LIBRARY_FIELDS}
+    unknown = sorted(name for name in fields if name not in known and not name.startswith("_"))
+    if unknown:
+        raise ValueError(
+            f"Unknown fields in an AsymVLM configuration: {', '.join(unknown)}. If the checkpoint was written by a "
+            "later version of modeling_asymvlm, upgrade to it; nothing was loaded."
+        )
+
+
 def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig | None:
     """A copy, since a configuration shared with a live backbone would lose that model its attention implementation."""
     if vlm_config is None:
@@ -155,8 +188,8 @@ def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig | 
     values = copy.deepcopy(vlm_config)
     values.pop("_name_or_path", None)
     model_type = values.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"vlm_config needs the `model_type` of a backbone that transformers knows, got {model_type!r}."
-        )
-    return CONFIG_MAPPING[model_type](**values)
+    if model_type in CONFIG_MAPPING:
+        return CONFIG_MAPPING[model_type](**values)
+    if "auto_map" in values:
+        return RemoteCodeConfig(code_model_type=model_type, **values)
+    raise ValueError(f"vlm_config needs the `model_type` of a backbone that transformers knows, got {model_type!r}.")

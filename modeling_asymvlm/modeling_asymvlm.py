@@ -5,17 +5,18 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .backbones import check_backbone_config, image_features_of, prepare_text, text_features_of
+from .backbones import backbone_class, image_features_of, text_features_of
 from .checkpoints import AsymVLMPreTrainedModel
 from .configuration_asymvlm import AsymVLMConfig
 from .distributions import PowerSpherical, VonMisesFisher
 from .heads import ProbabilisticTextHead
 from .objective import at_least_float32, pair_scores, unified_loss
+from .text_contract import prepare_text
 
 
 @dataclass
@@ -68,8 +69,7 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         config.check_values()  # values may have been replaced after the configuration was made
         self.vlm = None
         if config.vlm_config is not None:
-            check_backbone_config(config.vlm_config)
-            self.vlm = AutoModel.from_config(config.vlm_config)
+            self.vlm = backbone_class(config.vlm_config)._from_config(config.vlm_config)
         self.text_head = ProbabilisticTextHead(config)
         self.post_init()
         self._freeze_backbone()

@@ -34,7 +34,7 @@ class AsymVLMTrainingArguments(TrainingArguments):
         default=4096,
         metadata={"help": "Pairs contrasted at a time in the validation loss, which depends on this number."},
     )
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
+    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
     weight_decay: float = field(default=1.0, metadata={"help": "Of the head's matrices; never of tau or the biases."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or below 1 the share of all steps."})

@@ -1,0 +1,119 @@
+"""What a backbone makes of one fixed text and picture: the width of its features, and whether its weights are those that
+a head was trained on."""
+
+import math
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .backbones import family_of, image_features_of, text_features_of
+
+
+SKETCH_SIZE = 8
+TEXT_LENGTH = 6
+
+# Largest relative change of a sketch that is still taken for rounding, by the coarser of the two precisions. Other
+# weights of the same shape give changes of about 1.4.
+TOLERANCES = {"float64": 2e-3, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.1, "quantized": 0.3}
+
+
+def example_text(vlm_config: PreTrainedConfig, length: int) -> torch.Tensor:
+    """Token ids `(1, length)` spread over the vocabulary; the last is the end-of-text token, where CLIP pools."""
+    text_config = getattr(vlm_config, "text_config", vlm_config)
+    vocabulary, padding = getattr(text_config, "vocab_size", 64), getattr(text_config, "pad_token_id", None)
+    ids = [(position + 1) * vocabulary // (length + 2) for position in range(length)]
+    ids = [(token + 1) % vocabulary if token == padding else token for token in ids]
+    end = getattr(text_config, "eos_token_id", None)
+    # 2 stands in the configurations of early CLIP checkpoints, which pool at the highest id instead.
+    ids[-1] = end if isinstance(end, int) and 2 < end < vocabulary else vocabulary - 1
+    return torch.tensor([ids])
+
+
+def example_image(vlm_config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Inputs of one picture of fixed waves, in the shape that the backbone's vision tower takes."""
+    vision_config: Any = getattr(vlm_config, "vision_config", None) or getattr(vlm_config, "image_config", vlm_config)
+    if family_of(vlm_config).takes_patches:
+        side = math.isqrt(vision_config.num_patches)
+        shape = (1, side * side, vision_config.num_channels * vision_config.patch_size**2)
+        mask = torch.ones(1, side * side, dtype=torch.int32)
+        return {
+            "pixel_values": _waves(shape),
+            "pixel_attention_mask": mask,
+            "spatial_shapes": torch.tensor([[side, side]]),
+        }
+    size = getattr(vision_config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return {"pixel_values": _waves((1, getattr(vision_config, "num_channels", 3), height, width))}
+
+
+def _waves(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
+
+
+def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None) -> tuple[dict[str, Any], int]:
+    """
+    Features of a fixed text and picture, reduced to a few numbers that are fit for a configuration.
+
+    Args:
+        vlm (`PreTrainedModel`): the backbone with its weights.
+        text_length (`int`, *optional*): tokens of the text, for backbones that want texts of one length.
+
+    Returns:
+        The fingerprint, `{"dtype": ..., "text": [...], "image": [...]}`, and the width of the features.
+
+    Raises:
+        ValueError: if the features of texts and images differ in width, or are not finite.
+    """
+    input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(vlm.device)
+    image = {name: tensor.to(vlm.device) for name, tensor in example_image(vlm.config).items()}
+    features = {
+        "text": text_features_of(vlm, input_ids=input_ids, attention_mask=torch.ones_like(input_ids))[0],
+        "image": image_features_of(vlm, **image)[0],
+    }
+    widths = {name: len(vector) for name, vector in features.items()}
+    if widths["text"] != widths["image"]:
+        raise ValueError(
+            f"{type(vlm).__name__} gives text features of width {widths['text']} and image features of width "
+            f"{widths['image']}, so they do not share a space: it cannot be a backbone."
+        )
+    for name, vector in features.items():
+        if not torch.isfinite(vector).all():
+            raise ValueError(
+                f"{type(vlm).__name__} gives {name} features that are not finite in {vlm.dtype}: are its weights "
+                "damaged, or its numbers too large for this dtype?"
+            )
+    return {
+        "dtype": precision_of(vlm),
+        **{name: _sketch(vector) for name, vector in features.items()},
+    }, widths["text"]
+
+
+def precision_of(vlm: PreTrainedModel) -> str:
+    """Name of the backbone's dtype, or `"quantized"`."""
+    quantized = getattr(vlm, "is_quantized", False) or getattr(vlm.config, "quantization_config", None) is not None
+    return "quantized" if quantized else str(vlm.dtype).removeprefix("torch.")
+
+
+def _sketch(vector: torch.Tensor) -> list[float]:
+    """`SKETCH_SIZE` fixed projections of a vector, each reading every component."""
+    values = vector.detach().double().cpu()
+    directions = torch.sin(torch.arange(SKETCH_SIZE * len(values), dtype=torch.float64) ** 2)
+    return [float(f"{value:.7g}") for value in (directions.reshape(SKETCH_SIZE, -1) @ values).tolist()]
+
+
+def check_fingerprint(recorded: dict[str, Any], found: dict[str, Any], source: str) -> None:
+    """
+    Raises `ValueError` if a backbone from `source` is not the one whose fingerprint was recorded, up to the rounding
+    of the coarser of the two precisions.
+    """
+    tolerance = max(TOLERANCES.get(fingerprint["dtype"], 0.1) for fingerprint in (recorded, found))
+    for name in ("text", "image"):
+        before, now = (torch.tensor(fingerprint[name], dtype=torch.float64) for fingerprint in (recorded, found))
+        change = float((now - before).norm() / before.norm().clamp_min(1e-30))
+        if not change <= tolerance:
+            raise ValueError(
+                f"{source} is not the backbone that this head was trained on: its {name} features of a fixed example "
+                f"differ by {change:.2g} in relative norm, {tolerance:g} at most being rounding. Restore the original "
+                "backbone, or train a head for this one."
+            )
