@@ -1,5 +1,5 @@
-"""What a backbone makes of one fixed text and picture: the width of its features, and whether its weights are those that
-a head was trained on."""
+"""What a backbone makes of one fixed text and picture: the width of its features, and whether its weights are the same
+as when a head was trained on it."""
 
 import math
 from typing import Any

@@ -30,15 +30,16 @@ def with_loaded_code(vlm_config: PreTrainedConfig, source: str | os.PathLike, **
         ValueError: if `auto_map` lacks a class or names something that is no module beside the checkpoint.
     """
     references = getattr(vlm_config, "auto_map", None) or {}
-    classes: dict[str, Any] = {}
-    for name in ("AutoConfig", "AutoModel"):
-        reference = references.get(name)
+    wanted: dict[str, Any] = {name: references.get(name) for name in ("AutoConfig", "AutoModel")}
+    for name, reference in wanted.items():
         if not isinstance(reference, str) or not CLASS_REFERENCE.fullmatch(reference):
             raise ValueError(
                 f"The backbone's auto_map gives {reference!r} for {name}: a reference such as 'modeling_x.XModel' was "
                 "expected. No code was run."
             )
-        classes[name] = get_class_from_dynamic_module(reference, source, **hub_kwargs)
+    classes: dict[str, Any] = {
+        name: get_class_from_dynamic_module(reference, source, **hub_kwargs) for name, reference in wanted.items()
+    }
     if isinstance(vlm_config, RemoteCodeConfig):
         values = vlm_config.to_dict()
         for name in ("model_type", "code_model_type"):

@@ -1,0 +1,65 @@
+"""Head-only checkpoints in one file, in shards and in variants; files that are damaged or lie elsewhere."""
+
+import json
+
+import pytest
+import torch
+from tiny_backbones import tiny_backbone, tiny_images, tiny_texts
+from transformers import AutoModel
+
+from modeling_asymvlm import AsymVLMModel
+
+
+@pytest.fixture
+def base(tmp_path):
+    tiny_backbone("clip").save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(**tiny_texts("clip"), **tiny_images("clip")).logits_per_image
+
+
+@pytest.mark.parametrize("save_backbone", [True, False])
+@pytest.mark.parametrize("saving", [{"max_shard_size": "20KB"}, {"variant": "small"}, {}])
+def test_shards_and_variants_come_back_bit_by_bit(base, tmp_path, save_backbone, saving):
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model.save_pretrained(tmp_path / "saved", save_backbone=save_backbone, **saving)
+    files = [file.name for file in (tmp_path / "saved").glob("*.safetensors")]
+    assert (len(files) > 1) == ("max_shard_size" in saving)
+    loaded = AutoModel.from_pretrained(tmp_path / "saved", variant=saving.get("variant"))
+    assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("save_backbone", [True, False])
+def test_a_file_cut_short_is_named(base, tmp_path, save_backbone):
+    AsymVLMModel.from_vlm_pretrained(base).save_pretrained(tmp_path / "saved", save_backbone=save_backbone)
+    file = tmp_path / "saved" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="weights in checkpoint .*saved' are damaged or cut short .*download or save"):
+        AutoModel.from_pretrained(tmp_path / "saved")
+
+
+def test_a_base_cut_short_is_named(base, tmp_path):
+    AsymVLMModel.from_vlm_pretrained(base).save_pretrained(tmp_path / "saved", save_backbone=False)
+    file = base / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    for load in (
+        lambda: AutoModel.from_pretrained(tmp_path / "saved"),
+        lambda: AsymVLMModel.from_vlm_pretrained(base),
+    ):
+        with pytest.raises(ValueError, match="weights in backbone .*base' are damaged or cut short"):
+            load()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd", "head.bin", "a/b.safetensors"])
+def test_an_index_that_leaves_the_checkpoint_is_refused(base, tmp_path, name):
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model.save_pretrained(tmp_path / "saved", save_backbone=False, max_shard_size="20KB")
+    index = tmp_path / "saved" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["text_head.output_layer.bias"] = name
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"names the file '{name}': a safetensors file beside the index was expected"):
+        AutoModel.from_pretrained(tmp_path / "saved")
