@@ -12,7 +12,7 @@ from .backbones import RemoteCodeConfig, backbone_class, family_of
 from .configuration_asymvlm import AsymVLMConfig
 from .fingerprint import backbone_fingerprint, check_fingerprint
 from .heads import ProbabilisticTextHead
-from .remote_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
+from .backbone_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
 from .weights import (
     BACKBONE_PREFIX,
     HEAD_PREFIX,
