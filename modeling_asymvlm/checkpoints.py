@@ -1,7 +1,9 @@
 """Weights in and out: where a backbone's weights come from, what a head-only checkpoint holds, and strict loading."""
 
 import inspect
+import json
 import os
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -14,12 +16,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .backbones import check_backbone_config, uses_text_mask
 from .configuration_asymvlm import AsymVLMConfig
 from .heads import ProbabilisticTextHead
+from .remote_code import check_file_names, published, unchanged
 
 
 # What selects and reaches a repository. Of these, `REPOSITORY_KWARGS` speak of one repository alone and must never be
@@ -96,6 +99,14 @@ def load_head_weights(name_or_path: str | os.PathLike, **hub_kwargs) -> dict[str
     """State dictionary in the `model.safetensors` of a head-only checkpoint. Raises `OSError` if there is none."""
     path: Any = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_kwargs)
     return load_state_dict(path)
+
+
+def check_shards(name_or_path: str | os.PathLike | None, subfolder: str) -> None:
+    """Raises `ValueError` if a sharded checkpoint in a folder names weights outside of it; the Hub's client does."""
+    index = os.path.join(name_or_path or "", subfolder, SAFE_WEIGHTS_INDEX_NAME)
+    if name_or_path is not None and os.path.isfile(index):
+        with open(index, encoding="utf-8") as file:
+            check_file_names(json.load(file)["weight_map"].values(), index)
 
 
 class AsymVLMPreTrainedModel(PreTrainedModel):
@@ -222,6 +233,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             )
         head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
         if pretrained_model_name_or_path is None or not head_only:
+            check_shards(pretrained_model_name_or_path, own_hub_kwargs.get("subfolder", ""))
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *model_args,
@@ -288,17 +300,24 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 "model with from_vlm_pretrained and a repository or folder, or pass save_backbone=True."
             )
         # transformers reads both while saving: which weights stay out of the file, and what config.json says of them.
-        self._keys_to_ignore_on_save = None
-        if self.vlm is not None and not save_backbone:
-            self._keys_to_ignore_on_save = list(with_prefix(BACKBONE_PREFIX, self.vlm.state_dict()))
-        written = {"save_backbone": save_backbone}
-        if save_backbone and self.config.base_model_revision is None:
-            written["base_model_name_or_path"] = None  # a folder of this machine means nothing elsewhere
-        kept = {name: getattr(self.config, name) for name in written}
+        kept = self._keys_to_ignore_on_save
         try:
-            for name, value in written.items():
-                setattr(self.config, name, value)
-            super().save_pretrained(save_directory, **kwargs)
+            self._keys_to_ignore_on_save = None
+            if self.vlm is not None and not save_backbone:
+                self._keys_to_ignore_on_save = list(with_prefix(BACKBONE_PREFIX, self.vlm.state_dict()))
+            with unchanged(self.config), published(self.config) if kwargs.get("push_to_hub") else nullcontext():
+                self.config.save_backbone = save_backbone
+                if save_backbone and self.config.base_model_revision is None:
+                    self.config.base_model_name_or_path = None  # a folder of this machine means nothing elsewhere
+                super().save_pretrained(save_directory, **kwargs)
         finally:
-            for name, value in kept.items():
-                setattr(self.config, name, value)
+            self._keys_to_ignore_on_save = kept
+
+    def push_to_hub(self, *args, **kwargs) -> str:  # type: ignore[override]
+        """
+        As in `PreTrainedModel`; the model's code goes along, so that the repository loads with
+        `trust_remote_code=True` where this package is not installed. `python -m modeling_asymvlm.hub publish` uploads
+        a trained checkpoint with its processor and a model card as well.
+        """
+        with published(self.config):
+            return super().push_to_hub(*args, **kwargs)

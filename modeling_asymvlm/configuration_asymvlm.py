@@ -8,6 +8,7 @@ from transformers.activations import ACT2FN
 
 from .backbones import embedding_dim, text_context_length, uses_text_mask
 from .objective import check_choices
+from .remote_code import AUTO_MAP, check_auto_map, copy_code, unchanged
 
 
 MEAN_DIRECTIONS = ("learned", "backbone")
@@ -115,7 +116,18 @@ class AsymVLMConfig(PreTrainedConfig):
         self.base_model_revision = base_model_revision
         self.save_backbone = save_backbone
         self.check_values()
+        check_auto_map(kwargs.get("auto_map"))
         super().__init__(**kwargs)
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """As in `PreTrainedConfig`; with an `auto_map`, as published checkpoints have, the code goes along."""
+        with unchanged(self):
+            # transformers itself copies the code of a class that it loaded from a repository.
+            auto_map = getattr(self, "auto_map", None)
+            if auto_map and self._auto_class is None:
+                self.auto_map = {**auto_map, **AUTO_MAP}
+                copy_code(save_directory)
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value out of range."""
