@@ -24,6 +24,7 @@ from .configuration_asymvlm import AsymVLMConfig
 from .model_card import (
     model_card,
     model_facts,
+    read_json,
     read_results,
     run_example_isolated,
     usage_example,
@@ -73,7 +74,7 @@ def check_publishable(folder: Path, repo_id: str) -> None:
         raise ValueError(f"there is no folder {str(folder)!r}.")
     if not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{str(folder)!r} is no checkpoint: it has no {CONFIG_NAME}.")
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG_NAME)
     if config.get("model_type") != AsymVLMConfig.model_type:
         raise ValueError(f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not 'asymvlm'.")
     if not (folder / RESULTS_NAME).is_file():
@@ -94,7 +95,7 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
         return [SAFE_WEIGHTS_NAME]
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    shards = sorted(set(read_json(index)["weight_map"].values()))
     check_file_names(shards, index)
     return [SAFE_WEIGHTS_INDEX_NAME, *shards]
 
@@ -125,8 +126,11 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
             shutil.copyfile(folder / name, output / name)
     for name in (CONFIG_NAME, *SETTINGS_NAMES):
         if (folder / name).is_file():
-            settings = _without_names_of_folders(json.loads((folder / name).read_text(encoding="utf-8")))
+            settings = _without_names_of_folders(read_json(folder / name))
             _write_json(output / name, {**settings, "auto_map": AUTO_MAP} if name == CONFIG_NAME else settings)
+    results.pop("broken_images", None)  # they are named by their paths
+    _write_json(output / RESULTS_NAME, results)
+    check_no_local_path(output)
     copy_code(output)
 
     facts = model_facts(model.config)
@@ -134,7 +138,6 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         results["training"] = {**results.get("training", {}), "license": license}
     results["model"] = facts
     results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
-    results.pop("broken_images", None)  # they are named by their paths
     _write_json(output / RESULTS_NAME, results)
     plot = PLOT_NAME if (output / PLOT_NAME).is_file() else None
     card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plot=plot)

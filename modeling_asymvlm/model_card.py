@@ -247,6 +247,14 @@ def _limits(facts: dict[str, Any]) -> str:
     )
 
 
+def read_json(file: str | Path) -> Any:
+    """What a JSON file holds. Raises `ValueError` with its name if it is not JSON, `OSError` if it is not there."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is not JSON: {error}.") from error
+
+
 def read_results(file: str | Path) -> dict[str, Any]:
     """
     The results that a card is made from.
@@ -255,7 +263,7 @@ def read_results(file: str | Path) -> dict[str, Any]:
         OSError: if there is no such file.
         ValueError: if it is not JSON, or holds no test results.
     """
-    results = json.loads(Path(file).read_text(encoding="utf-8"))
+    results = read_json(file)
     if not isinstance(results, dict) or not results.get("test", {}).get("retrieval"):
         raise ValueError(f"{str(file)!r} holds no test results: make it with train_asymvlm.py.")
     return results
