@@ -211,7 +211,7 @@ def explain(error: BaseException, repo_id: str) -> str:
         return f"this token may not write to {repo_id!r} (403): use one with write access, or another --repo-id."
     if isinstance(error, ValueError) and status is None:
         return str(error)
-    cause = " ".join(str(error.__cause__ or error).split())
+    cause = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
     return f"the upload to {repo_id!r} did not finish ({cause}): no partial version is shown; run the command again."
 
 
