@@ -82,6 +82,7 @@ def load_backbone_weights(
     Raises:
         ValueError: if the repository lacks weights that the configuration asks for.
     """
+    check_shards(name_or_path, "")
     backbone, loading_info = AutoModel.from_pretrained(
         name_or_path, config=vlm_config, output_loading_info=True, **kwargs
     )

@@ -75,8 +75,12 @@ def check_publishable(folder: Path, repo_id: str) -> None:
     if not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{str(folder)!r} is no checkpoint: it has no {CONFIG_NAME}.")
     config = read_json(folder / CONFIG_NAME)
-    if config.get("model_type") != AsymVLMConfig.model_type:
-        raise ValueError(f"{str(folder)!r} holds a model of type {config.get('model_type')!r}, not 'asymvlm'.")
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != AsymVLMConfig.model_type:
+        raise ValueError(f"{str(folder)!r} holds a model of type {model_type!r}, not 'asymvlm'.")
+    missing = [name for name in weight_files(folder) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{str(folder)!r} is incomplete: it has no {', '.join(missing)}.")
     if not (folder / RESULTS_NAME).is_file():
         raise ValueError(
             f"{str(folder)!r} has no {RESULTS_NAME}, and a card states measured figures only: train or evaluate with "
@@ -140,7 +144,10 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
     _write_json(output / RESULTS_NAME, results)
     plot = PLOT_NAME if (output / PLOT_NAME).is_file() else None
-    card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plot=plot)
+    try:
+        card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plot=plot)
+    except KeyError as error:
+        raise ValueError(f"{RESULTS_NAME} lacks {error}: make it with train_asymvlm.py.") from error
     write_model_card(output / "README.md", card)
     check_no_local_path(output)
 

@@ -264,7 +264,8 @@ def read_results(file: str | Path) -> dict[str, Any]:
         ValueError: if it is not JSON, or holds no test results.
     """
     results = read_json(file)
-    if not isinstance(results, dict) or not results.get("test", {}).get("retrieval"):
+    test = results.get("test") if isinstance(results, dict) else None
+    if not isinstance(test, dict) or not test.get("retrieval"):
         raise ValueError(f"{str(file)!r} holds no test results: make it with train_asymvlm.py.")
     return results
 

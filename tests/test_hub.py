@@ -124,7 +124,7 @@ def test_the_card_shows_what_its_example_printed_without_the_package(dry_run):
     example = card.content.partition("```python\n")[2].partition("```")[0]
     assert f'AutoModel.from_pretrained("{NAME}", trust_remote_code=True)' in example
     printed = run_example_isolated(example.replace(NAME, str(folder)))
-    assert printed.count("\n") == 4 and f"prints\n\n```\n{printed}```" in card.content
+    assert "a small red circle" in printed and f"prints\n\n```\n{printed}```" in card.content
     measured = json.loads((folder / "all_results.json").read_text())["test"]["retrieval"]
     assert {figure.metric_name: figure.metric_value for figure in card.data.eval_results} == {
         name: round(value, 5) for name, value in measured.items()
@@ -248,9 +248,12 @@ def test_wrong_arguments_end_in_one_sentence(checkpoint, tmp_path, capsys):
     assert "holds a model of type 'clip', not 'asymvlm'" in refusal(capsys, tmp_path, "--repo-id", NAME)
 
 
-def test_without_measured_results_there_is_no_card_and_no_publishing(copied, capsys):
+def test_without_measured_results_there_is_no_card_and_no_publishing(copied, capsys, monkeypatch):
     (copied / "all_results.json").write_text("{}")
     assert "holds no test results" in refusal(capsys, copied, "--repo-id", NAME)
+    monkeypatch.setattr("modeling_asymvlm.hub.run_example_isolated", lambda example: "")
+    (copied / "all_results.json").write_text('{"test": {"retrieval": {"text_to_image_recall@1": 0.5}}}')
+    assert "all_results.json lacks 'num_images'" in refusal(capsys, copied, "--repo-id", NAME)
     (copied / "all_results.json").unlink()
     assert "a card states measured figures only: train or evaluate with" in refusal(capsys, copied, "--repo-id", NAME)
 
@@ -261,10 +264,26 @@ def test_a_checkpoint_that_does_not_load_is_refused(copied, capsys):
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     error = refusal(capsys, copied, "--repo-id", NAME)
     assert "cannot be loaded" in error and "missing keys text_head.output_layer.weight" in error
-    (copied / "model.safetensors").unlink()
-    assert "cannot be loaded" in refusal(capsys, copied, "--repo-id", NAME)
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    assert "it has no model.safetensors" in refusal(capsys, copied, "--repo-id", NAME)
     (copied / "config.json").write_text("{")
     assert "config.json' is not JSON" in refusal(capsys, copied, "--repo-id", NAME)
+
+
+def test_all_the_shards_of_a_checkpoint_travel_and_nothing_outside_of_it(copied, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("modeling_asymvlm.hub.run_example_isolated", lambda example: "not executed here\n")
+    model = AutoModel.from_pretrained(copied)
+    (copied / "model.safetensors").unlink()
+    model.save_pretrained(copied, max_shard_size="100KB")
+    shards = {file.name for file in copied.glob("model-*.safetensors")}
+    code, _, error = run(capsys, copied, "--repo-id", NAME, "--dry-run", "--output", tmp_path / "upload")
+    assert code == 0, error
+    assert len(shards) > 1 and {file.name for file in (tmp_path / "upload").glob("model-*")} == shards
+    assert AutoModel.from_pretrained(tmp_path / "upload").num_parameters() == model.num_parameters()
+    index = copied / "model.safetensors.index.json"
+    (tmp_path / "outside.safetensors").write_text("of somebody else")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": "../outside.safetensors"}}))
+    assert "which does not lie beside it" in refusal(capsys, copied, "--repo-id", NAME)
 
 
 def test_a_head_whose_backbone_is_a_folder_of_this_machine_is_refused(copied, capsys, tmp_path):

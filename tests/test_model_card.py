@@ -94,7 +94,7 @@ def test_undefined_figures_in_a_file_are_undefined_in_the_card(results, tmp_path
     assert "undefined" in make_card(read_results(tmp_path / "all_results.json"))
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"test": {"retrieval": {}}}'])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"test": []}', '{"test": {"retrieval": {}}}'])
 def test_a_file_without_test_results_is_refused(tmp_path, text):
     (tmp_path / "all_results.json").write_text(text)
     with pytest.raises(ValueError, match="holds no test results: make it with train_asymvlm.py"):

@@ -296,3 +296,8 @@ def test_weights_outside_of_the_repository_are_refused(checkpoint, tmp_path, nam
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="which does not lie beside it"):
         AutoModel.from_pretrained(folder)
+    make_tiny_clip().save_pretrained(tmp_path / "clip", max_shard_size="40KB")
+    index = tmp_path / "clip" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"logit_scale": name}}))
+    with pytest.raises(ValueError, match="which does not lie beside it"):
+        AsymVLMModel.from_vlm_pretrained(tmp_path / "clip")
