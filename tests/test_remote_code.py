@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_asymvlm
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.remote_code import AUTO_MAP, check_auto_map, code_files, published
+from modeling_asymvlm.remote_code import AUTO_MAP, check_auto_map, code_files, published, unchanged
 
 
 PACKAGE = Path(modeling_asymvlm.__file__).parent
@@ -179,6 +179,17 @@ def test_a_failed_save_changes_nothing_in_memory(tiny_clip, tmp_path, monkeypatc
         with pytest.raises(OSError, match="no space left"):
             push()
         assert (model.config.to_dict(), dict(vars(model.config)), model._keys_to_ignore_on_save) == before
+
+
+def test_what_is_done_to_a_configuration_is_undone():
+    config = AsymVLMConfig(projection_dim=4, auto_map={"AutoModel": AUTO_MAP["AutoModel"]})
+    before = config.to_dict()
+    with unchanged(config):
+        config.auto_map["AutoConfig"] = AUTO_MAP["AutoConfig"]
+        config.architectures, config.hidden_size = ["Other"], 7
+        del config.distribution
+        assert config.to_dict() != before
+    assert config.to_dict() == before
 
 
 @pytest.mark.parametrize("layout", ["folder", "hub"])
