@@ -9,6 +9,7 @@
 
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import transformers
 import yaml
 from transformers import AutoProcessor, HfArgumentParser, set_seed
@@ -27,7 +29,7 @@ from transformers.utils import is_matplotlib_available
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
 from modeling_asymvlm.embedding import cached_features
-from modeling_asymvlm.hub import model_card, write_model_card
+from modeling_asymvlm.model_card import model_card, model_facts, run_example, usage_example, write_model_card
 from modeling_asymvlm.pairs import (
     FILE_FORMATS,
     SPLITS,
@@ -288,15 +290,28 @@ def load_pairs(data: DataArguments, seed: int) -> dict[str, ImageCaptionPairs]:
     return with_held_out_splits(pairs, data.held_out_fraction, seed)
 
 
-def save_report(
-    folder: Path,
-    model: AsymVLMModel,
-    results: dict[str, Any],
-    arguments: list[str],
-    data: DataArguments,
-    base: str | None,
-) -> None:
-    """Writes `all_results.json`, the reliability plot and the model card."""
+def training_record(
+    data: DataArguments, training: AsymVLMTrainingArguments, train: EmbeddingSplit, steps: int, arguments: list[str]
+) -> dict[str, Any]:
+    """What was trained on, with which command and at what cost, for the model card."""
+    source = data.dataset_name_or_path or data.embeddings
+    on_the_hub = data.dataset_name_or_path is not None and not Path(data.dataset_name_or_path).exists()
+    is_cuda = training.device.type == "cuda"
+    return {
+        "dataset": "Scenes (generated)" if source is None else Path(source).stem,
+        "dataset_id": data.dataset_name_or_path if on_the_hub else None,
+        "num_images": len(train.image_ids),
+        "num_captions": len(train.captions),
+        "steps": steps,
+        "epochs": training.num_train_epochs,
+        "machine": torch.cuda.get_device_name() if is_cuda else f"a CPU with {os.cpu_count()} cores",
+        "command": shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(_without_folder, arguments)]),
+        "license": "apache-2.0" if source is None else None,
+    }
+
+
+def save_report(folder: Path, results: dict[str, Any]) -> None:
+    """Writes the reliability plot, the model card and `all_results.json`, beside the model."""
     test = results["test"]
     plot = None
     (folder / "reliability.png").unlink(missing_ok=True)
@@ -307,24 +322,17 @@ def save_report(
         reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
     elif "uncertainty" in test:
         print("No reliability plot: matplotlib is not installed (extra `plots`).")
+    results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
     (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
-    source = data.dataset_name_or_path or data.embeddings
-    card = model_card(
-        test,
-        model_name=folder.resolve().name,
-        config=model.config.to_dict(),
-        base_model=base,
-        dataset="Scenes (generated)" if source is None else Path(source).stem,
-        command=shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(_without_folder, arguments)]),
-        plot=plot,
-        license="apache-2.0" if source is None else None,
-    )
+    location = _without_folder(str(folder))
+    card = model_card(results, model_name=folder.resolve().name, location=location, plot=plot)
     write_model_card(folder / "README.md", card)
 
 
 def _without_folder(argument: str) -> str:
     """A card is for others: of a path on this machine it gives the last part."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _without_nan(value: Any) -> Any:
@@ -376,8 +384,9 @@ def main(arguments: list[str]) -> None:
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
-    base = model_arguments.model_name_or_path if model.config.base_model_revision is not None else None
-    save_report(folder, model, results, arguments, data, base)
+    results["model"] = model_facts(model.config)  # type: ignore[arg-type]
+    results["training"] = training_record(data, training, splits["train"], trainer.state.global_step, arguments)
+    save_report(folder, results)
     test = results["test"]
     print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
     if broken:

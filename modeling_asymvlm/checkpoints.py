@@ -3,22 +3,24 @@
 import copy
 import inspect
 import os
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from .backbone_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
 from .backbones import RemoteCodeConfig, backbone_class, family_of
 from .configuration_asymvlm import AsymVLMConfig
 from .fingerprint import backbone_fingerprint, check_fingerprint
-from .heads import ProbabilisticTextHead
-from .backbone_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
+from .remote_code import published, unchanged
 from .weights import (
     BACKBONE_PREFIX,
     HEAD_PREFIX,
     base_model_commit,
+    check_shards,
     damage_is_named,
-    load_backbone_weights,
+    load_backbone,
     load_head_weights,
     load_tokenizer,
     raise_on_mismatch,
@@ -29,7 +31,7 @@ from .weights import (
 # What selects and reaches a repository. Of these, `REPOSITORY_KWARGS` speak of one repository alone and must never be
 # passed on from a head's repository to its backbone's.
 HUB_KWARGS = ("cache_dir", "local_files_only", "token", "proxies")
-REPOSITORY_KWARGS = ("revision", "subfolder", "force_download")
+REPOSITORY_KWARGS = ("revision", "subfolder", "force_download", "variant", "use_safetensors", "_commit_hash")
 
 
 class AsymVLMPreTrainedModel(PreTrainedModel):
@@ -50,6 +52,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["text_head"]
 
     vlm: PreTrainedModel | None
+    text_head: ProbabilisticTextHead
 
     def _freeze_backbone(self) -> None:
         if self.vlm is not None:
@@ -113,18 +116,21 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             raise TypeError(f"AsymVLMConfig has no argument {', '.join(unknown)}.")
         hub_kwargs = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         if isinstance(vlm, PreTrainedModel):
-            if revision is not None:
-                raise ValueError(f"revision={revision!r} says nothing about a live backbone: pass its name instead.")
-            vlm_config, base = copy.deepcopy(vlm.config), None
-            vlm_config.architectures = [type(vlm).__name__]
+            if revision is not None or device_map is not None:
+                raise ValueError(
+                    "revision and device_map say how to load a backbone, but a live one was passed: pass its name "
+                    "instead, or move it before."
+                )
+            base, backbone = None, _copy_of(vlm, dtype, attn_implementation)
+            vlm_config = backbone.config
         else:
             hub_kwargs |= {"revision": revision, "trust_remote_code": trust_remote_code}
-            vlm_config, base = AutoConfig.from_pretrained(vlm, **hub_kwargs), os.fspath(vlm)
+            base, vlm_config = os.fspath(vlm), AutoConfig.from_pretrained(vlm, **hub_kwargs)
             if is_remote_code(vlm_config):
                 vlm_config = with_loaded_code(vlm_config, vlm, **hub_kwargs)
-        backbone_class(vlm_config)
-        if base is not None and text_pad_token_id is None and not family_of(vlm_config).reads_text_mask:
-            text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
+            backbone_class(vlm_config)
+            if text_pad_token_id is None and not family_of(vlm_config).reads_text_mask:
+                text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
         config = AsymVLMConfig(
             vlm_config=vlm_config,
             text_pad_token_id=text_pad_token_id,
@@ -132,41 +138,29 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             base_model_revision=None if base is None else base_model_commit(base, **hub_kwargs),
             **config_kwargs,
         )
-        if isinstance(vlm, PreTrainedModel):
-            state_dict = with_prefix(BACKBONE_PREFIX, {k: v.clone() for k, v in vlm.state_dict().items()})
-        else:
-            state_dict = load_backbone_weights(vlm, vlm_config, dtype=dtype, **hub_kwargs)
-        head = with_prefix(HEAD_PREFIX, ProbabilisticTextHead(config).state_dict())
-        model = cls._from_state_dict(
-            config,
-            {**state_dict, **head},
-            f"backbone {base or type(vlm).__name__}",
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            device_map=device_map,
-        )[0]
-        model.config.backbone_fingerprint, width = model._fingerprint()
+        if base is not None:
+            placing = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+            backbone = load_backbone(base, vlm_config, **placing, **hub_kwargs)
+        config.backbone_fingerprint, width = backbone_fingerprint(backbone, text_length=config.fixed_text_length)
         if width != config.projection_dim:
             raise ValueError(
-                f"The features of {type(model.vlm).__name__} are {width} wide, but projection_dim is "
+                f"The features of {type(backbone).__name__} are {width} wide, but projection_dim is "
                 f"{config.projection_dim}: pass projection_dim={width}."
             )
-        return model
-
-    def _fingerprint(self) -> tuple[dict, int]:
-        assert self.vlm is not None
-        fixed_length = None if self.config.text_use_attention_mask else self.config.text_max_length
-        return backbone_fingerprint(self.vlm, text_length=fixed_length)
+        model = cls(config, vlm=backbone)
+        model.text_head.to(backbone.device)
+        return model.eval()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         r"""
         Loads a checkpoint, whole or head-only; for the latter, the backbone's weights come from
         `config.base_model_name_or_path` at `config.base_model_revision`. Arguments as for
-        `PreTrainedModel.from_pretrained`.
+        `PreTrainedModel.from_pretrained`; those that select a repository or a file in it are of the checkpoint's own.
 
         Raises:
-            ValueError: if weights are missing, unexpected or of another shape, in the checkpoint or in the backbone.
+            ValueError: if weights are missing, unexpected, of another shape or damaged, in the checkpoint or in the
+                backbone, or if the backbone is not the one that the head was trained on.
             OSError: if there is no such repository, folder or file.
         """
         output_loading_info = kwargs.pop("output_loading_info", False)
@@ -175,18 +169,20 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             config, kwargs = cls.config_class.from_pretrained(
                 pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
             )
+        config = copy.deepcopy(config)
+        kwargs = {k: v for k, v in kwargs.items() if k not in (*HUB_KWARGS, *REPOSITORY_KWARGS)}
         head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
         source = f"checkpoint {str(pretrained_model_name_or_path)!r}"
         base_hub_kwargs: dict[str, Any] = {k: v for k, v in own_hub_kwargs.items() if k in HUB_KWARGS}
         if config is not None and config.base_model_revision is not None:
             base_hub_kwargs["revision"] = config.base_model_revision
         if config is not None and kwargs.get("trust_remote_code") and isinstance(config.vlm_config, RemoteCodeConfig):
-            config = copy.deepcopy(config)
             place = (config.base_model_name_or_path, base_hub_kwargs)
             if not head_only and not refers_to_hub(config.vlm_config):
                 place = (pretrained_model_name_or_path, own_hub_kwargs)
             config.vlm_config = with_loaded_code(config.vlm_config, place[0], **place[1])
         if pretrained_model_name_or_path is None or not head_only:
+            check_shards(pretrained_model_name_or_path, own_hub_kwargs.get("subfolder", ""))
             with damage_is_named(source):
                 loaded: Any = super().from_pretrained(
                     pretrained_model_name_or_path,
@@ -200,32 +196,43 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             model._freeze_backbone()
         else:
             backbone_class(config.vlm_config)
-            head = load_head_weights(
-                pretrained_model_name_or_path, variant=kwargs.pop("variant", None), **own_hub_kwargs
-            )
-            kwargs = {k: v for k, v in kwargs.items() if k not in (*HUB_KWARGS, *REPOSITORY_KWARGS)}
-            if kwargs.get("dtype") in (None, "auto"):
-                kwargs["dtype"] = config.dtype or "auto"  # the backbone's when the checkpoint was saved
-            base = config.base_model_name_or_path
-            backbone = load_backbone_weights(base, config.vlm_config, dtype=kwargs["dtype"], **base_hub_kwargs)
-            model, loading_info = cls._from_state_dict(config, {**backbone, **head}, source, **kwargs)
+            own_hub_kwargs = {k: v for k, v in own_hub_kwargs.items() if k not in ("use_safetensors", "_commit_hash")}
+            head = load_head_weights(pretrained_model_name_or_path, **own_hub_kwargs)
+            model, loading_info = cls._with_backbone(config, head, source, {**kwargs, **base_hub_kwargs})
             model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
-            if config.backbone_fingerprint is not None:
-                check_fingerprint(config.backbone_fingerprint, model._fingerprint()[0], f"{base!r}")
         return (model, loading_info) if output_loading_info else model
 
     @classmethod
-    def _from_state_dict(
-        cls, config: AsymVLMConfig, state_dict: dict[str, torch.Tensor], source: str, **kwargs
-    ) -> tuple[Self, dict]:
-        loaded: Any = super().from_pretrained(
-            None, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
-        )
-        model, loading_info = loaded
-        model.name_or_path = model.config.name_or_path = ""
+    def _with_backbone(
+        cls, config: AsymVLMConfig, head: dict[str, torch.Tensor], source: str, base_kwargs: dict[str, Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """A model of a head's weights and the backbone that `config` names, loaded with `base_kwargs`."""
+        if base_kwargs.get("dtype") in (None, "auto"):
+            base_kwargs["dtype"] = config.dtype or "auto"  # the backbone's when the checkpoint was saved
+        if isinstance(base_kwargs.get("attn_implementation"), dict):
+            base_kwargs["attn_implementation"] = base_kwargs["attn_implementation"].get("vlm_config")
+        base = config.base_model_name_or_path
+        vlm_config: Any = config.vlm_config
+        backbone = load_backbone(base, vlm_config, **base_kwargs)
+        with torch.device("meta"):  # nothing is initialised only to be overwritten
+            model = cls(config, vlm=backbone)
+        expected = with_prefix(HEAD_PREFIX, model.text_head.state_dict())
+        loading_info: dict[str, Any] = {
+            "missing_keys": expected.keys() - head.keys(),
+            "unexpected_keys": head.keys() - expected.keys(),
+            "mismatched_keys": {k for k in expected.keys() & head.keys() if head[k].shape != expected[k].shape},
+            "error_msgs": [],
+        }
         raise_on_mismatch(loading_info, source)
-        model._freeze_backbone()
-        return model, loading_info
+        state_dict = {
+            name.removeprefix(HEAD_PREFIX): tensor.to(backbone.device, torch.float32, copy=True)
+            for name, tensor in head.items()
+        }
+        model.text_head.load_state_dict(state_dict, assign=True)
+        if config.backbone_fingerprint is not None:
+            fixed_length = config.fixed_text_length
+            check_fingerprint(config.backbone_fingerprint, backbone, f"{base!r}", text_length=fixed_length)
+        return model.eval(), loading_info
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, *, save_backbone: bool | None = None, **kwargs
@@ -253,19 +260,43 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 "model with from_vlm_pretrained and a repository or folder, or pass save_backbone=True."
             )
         # transformers reads both while saving: which weights stay out of the file, and what config.json says of them.
-        self._keys_to_ignore_on_save = None
-        if self.vlm is not None and not save_backbone:
-            self._keys_to_ignore_on_save = list(with_prefix(BACKBONE_PREFIX, self.vlm.state_dict()))
-        written = {"save_backbone": save_backbone}
-        if save_backbone and self.config.base_model_revision is None:
-            written["base_model_name_or_path"] = None  # a folder of this machine means nothing elsewhere
-        kept = {name: getattr(self.config, name) for name in written}
+        kept = self._keys_to_ignore_on_save
         try:
-            for name, value in written.items():
-                setattr(self.config, name, value)
-            super().save_pretrained(save_directory, **kwargs)
-            if self.vlm is not None and save_backbone and is_remote_code(self.vlm.config):
-                save_code(self.vlm, save_directory)
+            self._keys_to_ignore_on_save = None
+            if self.vlm is not None and not save_backbone:
+                self._keys_to_ignore_on_save = list(with_prefix(BACKBONE_PREFIX, self.vlm.state_dict()))
+            with unchanged(self.config), published(self.config) if kwargs.get("push_to_hub") else nullcontext():
+                self.config.save_backbone = save_backbone
+                if save_backbone and self.config.base_model_revision is None:
+                    self.config.base_model_name_or_path = None  # a folder of this machine means nothing elsewhere
+                super().save_pretrained(save_directory, **kwargs)
+                if self.vlm is not None and save_backbone and is_remote_code(self.vlm.config):
+                    save_code(self.vlm, save_directory)
         finally:
-            for name, value in kept.items():
-                setattr(self.config, name, value)
+            self._keys_to_ignore_on_save = kept
+
+    def push_to_hub(self, *args, **kwargs) -> str:  # type: ignore[override]
+        """
+        As in `PreTrainedModel`; the model's code goes along, so that the repository loads with
+        `trust_remote_code=True` where this package is not installed. `python -m modeling_asymvlm.hub publish` uploads
+        a trained checkpoint with its processor and a model card as well.
+        """
+        with published(self.config):
+            return super().push_to_hub(*args, **kwargs)
+
+
+def _copy_of(vlm: PreTrainedModel, dtype: str | torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
+    """A live backbone's own copy, with the architecture in its configuration. Raises `ValueError` if it is none."""
+    own = copy.deepcopy(vlm)
+    own.config.architectures = [type(vlm).__name__]
+    if not isinstance(vlm, backbone_class(own.config)):
+        raise ValueError(
+            f"A {type(vlm).__name__} has no joint space of texts and images: pass a "
+            f"{backbone_class(own.config).__name__}."
+        )
+    if dtype != "auto":
+        precision: Any = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        own.to(precision)
+    if attn_implementation is not None:
+        own.set_attn_implementation(attn_implementation)
+    return own

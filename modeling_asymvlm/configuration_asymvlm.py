@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 
 from .backbones import RemoteCodeConfig, embedding_dim, family_of
 from .objective import check_choices
+from .remote_code import AUTO_MAP, check_auto_map, copy_code, unchanged
 from .text_contract import text_context_length
 
 
@@ -137,7 +138,23 @@ class AsymVLMConfig(PreTrainedConfig):
         self.save_backbone = save_backbone
         self.check_values()
         _check_fields(kwargs)
+        check_auto_map(kwargs.get("auto_map"))
         super().__init__(**kwargs)
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """As in `PreTrainedConfig`; with an `auto_map`, as published checkpoints have, the code goes along."""
+        with unchanged(self):
+            # transformers itself copies the code of a class that it loaded from a repository.
+            auto_map = getattr(self, "auto_map", None)
+            if auto_map and self._auto_class is None:
+                self.auto_map = {**auto_map, **AUTO_MAP}
+                copy_code(save_directory)
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @property
+    def fixed_text_length(self) -> int | None:
+        """Tokens that every text has for the backbone, or `None` if texts may differ in length."""
+        return None if self.text_use_attention_mask else self.text_max_length
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value out of range."""

@@ -11,11 +11,13 @@ from .backbones import family_of, image_features_of, text_features_of
 
 
 SKETCH_SIZE = 8
+SAMPLES_PER_TENSOR = 8
 TEXT_LENGTH = 6
 
-# Largest relative change of a sketch that is still taken for rounding, by the coarser of the two precisions. Other
-# weights of the same shape give changes of about 1.4.
+# Largest relative change of a sketch of features that is still taken for rounding, by the coarser of the two
+# precisions. Other weights of the same shape give changes of about 1.4.
 TOLERANCES = {"float64": 2e-3, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.1, "quantized": 0.3}
+SAME_WEIGHTS = 1e-5
 
 
 def example_text(vlm_config: PreTrainedConfig, length: int) -> torch.Tensor:
@@ -51,26 +53,34 @@ def _waves(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
 
 
+@torch.no_grad()
+def _features(vlm: PreTrainedModel, text_length: int | None) -> dict[str, torch.Tensor]:
+    """The features `(dim,)` of the example text and image."""
+    input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(vlm.device)
+    image = {name: tensor.to(vlm.device) for name, tensor in example_image(vlm.config).items()}
+    return {
+        "text": text_features_of(vlm, input_ids=input_ids, attention_mask=torch.ones_like(input_ids))[0],
+        "image": image_features_of(vlm, **image)[0],
+    }
+
+
 def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None) -> tuple[dict[str, Any], int]:
     """
-    Features of a fixed text and picture, reduced to a few numbers that are fit for a configuration.
+    A few numbers, fit for a configuration, by which the backbone is known again: fixed projections of some of its
+    weights, and of its features of a fixed text and picture.
 
     Args:
         vlm (`PreTrainedModel`): the backbone with its weights.
         text_length (`int`, *optional*): tokens of the text, for backbones that want texts of one length.
 
     Returns:
-        The fingerprint, `{"dtype": ..., "text": [...], "image": [...]}`, and the width of the features.
+        The fingerprint, `{"dtype": ..., "weights": [...], "text": [...], "image": [...]}`, and the width of the
+        features.
 
     Raises:
         ValueError: if the features of texts and images differ in width, or are not finite.
     """
-    input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(vlm.device)
-    image = {name: tensor.to(vlm.device) for name, tensor in example_image(vlm.config).items()}
-    features = {
-        "text": text_features_of(vlm, input_ids=input_ids, attention_mask=torch.ones_like(input_ids))[0],
-        "image": image_features_of(vlm, **image)[0],
-    }
+    features = _features(vlm, text_length)
     widths = {name: len(vector) for name, vector in features.items()}
     if widths["text"] != widths["image"]:
         raise ValueError(
@@ -83,16 +93,28 @@ def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None
                 f"{type(vlm).__name__} gives {name} features that are not finite in {vlm.dtype}: are its weights "
                 "damaged, or its numbers too large for this dtype?"
             )
-    return {
-        "dtype": precision_of(vlm),
-        **{name: _sketch(vector) for name, vector in features.items()},
-    }, widths["text"]
+    sketches = {name: _sketch(vector) for name, vector in features.items()}
+    return {"dtype": _precision_of(vlm), "weights": _weights_sketch(vlm), **sketches}, widths["text"]
 
 
-def precision_of(vlm: PreTrainedModel) -> str:
-    """Name of the backbone's dtype, or `"quantized"`."""
-    quantized = getattr(vlm, "is_quantized", False) or getattr(vlm.config, "quantization_config", None) is not None
-    return "quantized" if quantized else str(vlm.dtype).removeprefix("torch.")
+def _precision_of(vlm: PreTrainedModel) -> str:
+    return "quantized" if _is_quantized(vlm) else str(vlm.dtype).removeprefix("torch.")
+
+
+def _is_quantized(vlm: PreTrainedModel) -> bool:
+    return getattr(vlm, "is_quantized", False) or getattr(vlm.config, "quantization_config", None) is not None
+
+
+@torch.no_grad()
+def _weights_sketch(vlm: PreTrainedModel) -> list[float] | None:
+    """A sketch of a few values of every weight; `None` for quantised ones, whose values are not numbers to sample."""
+    if _is_quantized(vlm):
+        return None
+    samples = []
+    for _, parameter in sorted(vlm.named_parameters()):
+        step = max(1, parameter.numel() // SAMPLES_PER_TENSOR)
+        samples.append(parameter.detach().reshape(-1)[step // 2 :: step].to(vlm.device))
+    return _sketch(torch.cat(samples))
 
 
 def _sketch(vector: torch.Tensor) -> list[float]:
@@ -102,15 +124,34 @@ def _sketch(vector: torch.Tensor) -> list[float]:
     return [float(f"{value:.7g}") for value in (directions.reshape(SKETCH_SIZE, -1) @ values).tolist()]
 
 
-def check_fingerprint(recorded: dict[str, Any], found: dict[str, Any], source: str) -> None:
+def _relative_change(before: list[float], now: list[float]) -> float:
+    difference = math.dist(before, now)
+    return difference / max(math.hypot(*before), 1e-30)
+
+
+def check_fingerprint(
+    recorded: dict[str, Any], vlm: PreTrainedModel, source: str, *, text_length: int | None = None
+) -> None:
     """
-    Raises `ValueError` if a backbone from `source` is not the one whose fingerprint was recorded, up to the rounding
-    of the coarser of the two precisions.
+    Compares a backbone with the one that a head was trained on: by its weights, which takes milliseconds, and only
+    where these differ, as in another precision or another version's layout, by its features of a fixed example.
+
+    Args:
+        recorded (`dict`): what [`backbone_fingerprint`] gave.
+        vlm (`PreTrainedModel`): the backbone that was loaded.
+        source (`str`): where it came from, for the message.
+        text_length (`int`, *optional*): as for [`backbone_fingerprint`].
+
+    Raises:
+        ValueError: if the features differ by more than the rounding of the coarser of the two precisions.
     """
+    before, now = recorded["weights"], _weights_sketch(vlm)
+    if before is not None and now is not None and _relative_change(before, now) <= SAME_WEIGHTS:
+        return
+    found, _ = backbone_fingerprint(vlm, text_length=text_length)
     tolerance = max(TOLERANCES.get(fingerprint["dtype"], 0.1) for fingerprint in (recorded, found))
     for name in ("text", "image"):
-        before, now = (torch.tensor(fingerprint[name], dtype=torch.float64) for fingerprint in (recorded, found))
-        change = float((now - before).norm() / before.norm().clamp_min(1e-30))
+        change = _relative_change(recorded[name], found[name])
         if not change <= tolerance:
             raise ValueError(
                 f"{source} is not the backbone that this head was trained on: its {name} features of a fixed example "

@@ -1,108 +1,292 @@
-"""Model cards, made from measured results only."""
+"""Publishes a checkpoint with its code, its processor and a model card.
 
+python -m modeling_asymvlm.hub publish outputs/asymvlm --repo-id me/asymvlm-scenes --dry-run --output upload/
+python -m modeling_asymvlm.hub publish outputs/asymvlm --repo-id me/asymvlm-scenes --private
+"""
+
+import argparse
+import json
+import os
 import re
+import shutil
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import transformers
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .report import NUM_BINS, format_table
+from .configuration_asymvlm import AsymVLMConfig
+from .model_card import (
+    model_card,
+    model_facts,
+    read_json,
+    read_results,
+    run_example_isolated,
+    usage_example,
+    write_model_card,
+)
+from .modeling_asymvlm import AsymVLMModel
+from .remote_code import AUTO_MAP, check_file_names, copy_code
 
 
-PAPER = "https://arxiv.org/abs/2505.11029"
+RESULTS_NAME, PLOT_NAME = "all_results.json", "reliability.png"
+
+# Of a checkpoint's folder only these travel, beside the weights: never a cache of captions, a state of the optimiser
+# or anything pickled.
+VOCABULARY_NAMES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+SETTINGS_NAMES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
-def model_card(
-    results: dict[str, Any],
-    *,
-    model_name: str,
-    config: dict[str, Any],
-    base_model: str | None,
-    dataset: str,
-    command: str,
-    plot: str | None = None,
-    license: str | None = None,
-) -> str:
+def check_publishable(folder: Path, repo_id: str) -> None:
     """
-    Model card with YAML metadata, as Markdown.
+    Everything that can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError: for a malformed `repo_id`, a folder that holds no checkpoint of ours or no measured results, and a
+            head-only checkpoint whose backbone has no commit on the Hub.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        repo_id = ""
+    if repo_id.count("/") != 1:
+        raise ValueError("--repo-id must be `organisation/name`, of letters, digits, `-`, `_` and `.`.")
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r}.")
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{str(folder)!r} is no checkpoint: it has no {CONFIG_NAME}.")
+    config = read_json(folder / CONFIG_NAME)
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != AsymVLMConfig.model_type:
+        raise ValueError(f"{str(folder)!r} holds a model of type {model_type!r}, not 'asymvlm'.")
+    missing = [name for name in weight_files(folder) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{str(folder)!r} is incomplete: it has no {', '.join(missing)}.")
+    if not (folder / RESULTS_NAME).is_file():
+        raise ValueError(
+            f"{str(folder)!r} has no {RESULTS_NAME}, and a card states measured figures only: train or evaluate with "
+            "train_asymvlm.py, which writes it."
+        )
+    head_only = config.get("vlm_config") is not None and config.get("save_backbone") is False
+    if head_only and config.get("base_model_revision") is None:
+        raise ValueError(
+            f"the checkpoint holds the head alone, and its backbone {config.get('base_model_name_or_path')!r} is not "
+            "at a commit on the Hub: load it and save it whole with save_pretrained(..., save_backbone=True)."
+        )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a checkpoint's weights, with their index if there are several."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
+        return [SAFE_WEIGHTS_NAME]
+    shards = sorted(set(read_json(index)["weight_map"].values()))
+    check_file_names(shards, index)
+    return [SAFE_WEIGHTS_INDEX_NAME, *shards]
+
+
+def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None = None) -> None:
+    """
+    Writes to `output` the files that a published checkpoint consists of, and nothing else: configuration and weights,
+    processor, code, results and the card made from them. The example in the card is executed on these very files, in
+    a process that cannot import this package, and the card shows what it printed.
 
     Args:
-        results (`dict`): of [`~report.evaluate_split`], with `time`.
-        model_name (`str`): title of the card.
-        config (`dict`): the model's configuration.
-        base_model (`str`, *optional*): Hub name of the backbone.
-        dataset (`str`): name of the data that the model was trained and tested on.
-        command (`str`): the command that made the model and the figures.
-        plot (`str`, *optional*): file name of the reliability plot beside the card.
-        license (`str`, *optional*): of the weights, as the Hub names it; left out where nobody has said.
+        folder (`Path`): of the checkpoint, as `train_asymvlm.py` leaves it; not changed.
+        output (`Path`): an empty folder.
+        repo_id (`str`): `organisation/name`.
+        license (`str`, *optional*): of the weights, as the Hub names it; defaults to what the results say.
+
+    Raises:
+        ValueError: if the checkpoint is not to be published, with the reason and the remedy.
     """
-    figures = [
-        EvalResult(
-            task_type="zero-shot-image-classification",
-            task_name="Image-text retrieval",
-            dataset_type=re.sub(r"[^\w.]+", "-", dataset.lower()).strip("-"),
-            dataset_name=dataset,
-            dataset_split="test",
-            metric_type=name,
-            metric_name=name,
-            metric_value=round(value, 5),
-        )
-        for name, value in results["retrieval"].items()
+    check_publishable(folder, repo_id)
+    results = read_results(folder / RESULTS_NAME)
+    try:
+        model = AsymVLMModel.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
+    for name in (*weight_files(folder), *VOCABULARY_NAMES, PLOT_NAME):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, output / name)
+    for name in (CONFIG_NAME, *SETTINGS_NAMES):
+        if (folder / name).is_file():
+            settings = _without_names_of_folders(read_json(folder / name))
+            _write_json(output / name, {**settings, "auto_map": AUTO_MAP} if name == CONFIG_NAME else settings)
+    results.pop("broken_images", None)  # they are named by their paths
+    _write_json(output / RESULTS_NAME, results)
+    check_no_local_path(output)
+    copy_code(output)
+
+    facts = model_facts(model.config)
+    if license is not None:
+        results["training"] = {**results.get("training", {}), "license": license}
+    results["model"] = facts
+    results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
+    _write_json(output / RESULTS_NAME, results)
+    plot = PLOT_NAME if (output / PLOT_NAME).is_file() else None
+    try:
+        card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plot=plot)
+    except KeyError as error:
+        raise ValueError(f"{RESULTS_NAME} lacks {error}: make it with train_asymvlm.py.") from error
+    write_model_card(output / "README.md", card)
+    check_no_local_path(output)
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_names_of_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the entries in which transformers notes where they were read from."""
+    kept = {}
+    for name, value in settings.items():
+        if name not in ("name_or_path", "_name_or_path"):
+            kept[name] = _without_names_of_folders(value) if isinstance(value, dict) else value
+    return kept
+
+
+def check_no_local_path(folder: Path) -> None:
+    """Raises `ValueError` for a path of this machine in what is to be published."""
+    for name in (CONFIG_NAME, *SETTINGS_NAMES, RESULTS_NAME, "README.md"):
+        text = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
+        for path in re.findall(r"""(?<![\w.:/<])(?:/|~/|[A-Za-z]:\\)[^\s"'`,;]+""", text):
+            if os.path.exists(os.path.expanduser(path)) or len(re.split(r"[/\\]+\w", path)) > 2:
+                raise ValueError(f"{name} names {path!r}, a path of a machine: take it out of the checkpoint.")
+
+
+def upload(
+    folder: Path, repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
+) -> str:
+    """
+    Uploads the files of a folder as one commit and returns its address: the repository shows all of them or none.
+
+    Args:
+        folder (`Path`): of [`prepare_upload`].
+        repo_id (`str`): created if need be.
+        private (`bool`, *optional*): whether a new repository is private; by default, as the organisation has it.
+        revision (`str`, *optional*): branch to commit to, created if need be; the main one by default.
+        token (`str`, *optional*): defaults to that of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        ValueError: if `private` is asked of a repository that is public.
+        OSError, HTTPError or RuntimeError: if the Hub cannot be reached, refuses, or the connection breaks.
+    """
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(f"the repository {repo_id!r} exists and is public: nothing was uploaded.")
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    operations = [
+        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in sorted(folder.iterdir())
     ]
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
-        license=license,
-        tags=["asymvlm", "uncertainty", "image-text-retrieval"],
-        base_model=base_model,
-        base_model_relation="adapter" if base_model else None,
-        model_name=model_name,
-        metrics=["recall"],
-        eval_results=figures,
+    # Not upload_folder, which may split its files into several commits.
+    commit = api.create_commit(
+        repo_id, operations, commit_message=f"Publish {repo_id.split('/')[1]}", revision=revision
     )
-    law = {"vmf": "von Mises–Fisher", "power_spherical": "Power Spherical", "deterministic": "deterministic"}
-    direction = "learned" if config["mean_direction"] == "learned" else "that of the backbone"
-    sections = [
-        f"# {model_name}",
-        f"A probabilistic text head on a frozen vision–language model, after [AsymVLM]({PAPER}): a text is a "
-        f"{law[config['distribution']]} distribution on the unit hypersphere, an image a point. The mean direction is "
-        f"{direction}.",
-        "## Test results",
-        f"{dataset}: {results['num_images']} images, {results['num_captions']} captions. Every figure was measured by"
-        f"\n\n```bash\n{command}\n```",
-        format_table(results),
-    ]
-    if "uncertainty" in results:
-        sections.append(
-            f"S is the Spearman correlation between uncertainty level and R@1 in {NUM_BINS} equal-count bins, R² that "
-            "of their straight-line fit. Queries are binned by the caption (text -> image) and by the retrieved "
-            "caption (image -> text)."
-        )
-        if plot:
-            sections.append(f"![R@1 against uncertainty level]({plot})")
-    sections += [
-        "## Use",
-        "```python\nimport modeling_asymvlm\nfrom transformers import AutoModel, AutoProcessor\n\n"
-        'model = AutoModel.from_pretrained("path/to/this/folder")\n'
-        + (
-            'processor = AutoProcessor.from_pretrained("path/to/this/folder")\n'
-            'inputs = processor(text=["a photo of a cat"], padding=True, return_tensors="pt")\n'
-            "uncertainty = 1 / model(**inputs).concentration\n```"
-            if config["vlm_config"] is not None
-            else "# text_features (batch, projection_dim): the raw features the head was trained on\n"
-            "uncertainty = 1 / model(text_features=text_features).concentration\n```"
-        ),
-        "## Intended use and limits",
-        "1/kappa says how unspecific a text is, compared with other texts of this model; it does not say whether a "
-        "gallery holds a match. kappa is ordinal: it is neither calibrated nor comparable between models. Texts "
-        "unlike the training captions, in language, length or topic, get an uncertainty that nothing has tested.",
-        "## Citation",
-        f"Ju et al., *Exploiting the asymmetric uncertainty structure of pre-trained VLMs on the unit hypersphere*, "
-        f"NeurIPS 2025, {PAPER}.",
-    ]
-    return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return str(commit.commit_url)
 
 
-def write_model_card(path: str | Path, content: str) -> None:
-    """Saves a card after checking that its metadata parse."""
-    ModelCard(content).save(path)
+def explain(error: BaseException, repo_id: str) -> str:
+    """One sentence on why an upload failed and what to do."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, OfflineModeIsEnabled):
+        return "offline mode is on: unset HF_HUB_OFFLINE to publish."
+    if status == 401:
+        return "the Hub does not accept the token (401): log in with `hf auth login`, or set HF_TOKEN."
+    if status == 403:
+        return f"this token may not write to {repo_id!r} (403): use one with write access, or another --repo-id."
+    if isinstance(error, ValueError) and status is None:
+        return str(error)
+    cause = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+    return f"the upload to {repo_id!r} did not finish ({cause}): no partial version is shown; run the command again."
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"publish: error: {' '.join(message.split())}\n")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = CommandParser(
+        prog="python -m modeling_asymvlm.hub",
+        description=description,
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    publish = commands.add_parser("publish", help="publish a checkpoint", description=description, allow_abbrev=False)
+    publish.add_argument("folder", type=Path, metavar="DIR", help="checkpoint, as train_asymvlm.py leaves it")
+    publish.add_argument("--repo-id", required=True, help="organisation/name on the Hub")
+    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    publish.add_argument("--revision", help="branch to commit to; default: the main one")
+    publish.add_argument("--license", help="of the weights, as the Hub names it, such as apache-2.0")
+    publish.add_argument("--dry-run", action="store_true", help="write what would be uploaded, and upload nothing")
+    publish.add_argument("--output", type=Path, help="empty or new folder for --dry-run; default: a temporary one")
+    parsed = parser.parse_args(arguments)
+    if parsed.output is not None and not parsed.dry_run:
+        publish.error("--output goes with --dry-run.")
+    if parsed.output is not None and parsed.output.exists():
+        if not parsed.output.is_dir() or any(parsed.output.iterdir()):
+            publish.error(f"--output {str(parsed.output)!r} is not an empty folder.")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code: 0, 1 if the Hub cannot be reached or refuses, 2 for wrong arguments."""
+    parsed = parse_arguments(arguments)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = Path(temporary)
+        try:
+            prepare_upload(parsed.folder, prepared, parsed.repo_id, parsed.license)
+        except (ValueError, OSError) as error:
+            print(f"publish: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        for file in sorted(prepared.iterdir()):
+            print(f"{file.stat().st_size:>12,}  {file.name}")
+        if parsed.dry_run:
+            output = parsed.output or Path(tempfile.mkdtemp(prefix="asymvlm-upload-"))
+            shutil.copytree(prepared, output, dirs_exist_ok=True)
+            print(f"Nothing was uploaded; these files are in {output}.")
+            return 0
+        try:
+            address = upload(prepared, parsed.repo_id, private=parsed.private or None, revision=parsed.revision)
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            print(f"publish: error: {explain(error, parsed.repo_id)}", file=sys.stderr)
+            return 1
+    print(f"Published: {address}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\npublish: interrupted; nothing is shown on the Hub unless all of it is.", file=sys.stderr)
+        sys.exit(130)

@@ -60,15 +60,20 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
 
     >>> model = AsymVLMModel.from_vlm_pretrained("openai/clip-vit-base-patch32", distribution="vmf")
     ```
+
+    Args:
+        config (`AsymVLMConfig`): of the backbone and the head.
+        vlm (`PreTrainedModel`, *optional*):
+            The backbone itself, which is frozen; by default one of `config.vlm_config` with random weights.
     """
 
-    def __init__(self, config: AsymVLMConfig):
+    def __init__(self, config: AsymVLMConfig, vlm: PreTrainedModel | None = None):
         super().__init__(config)
         if config.projection_dim is None:
             raise ValueError("Set vlm_config, or projection_dim for a model without a backbone.")
         config.check_values()  # values may have been replaced after the configuration was made
-        self.vlm = None
-        if config.vlm_config is not None:
+        self.vlm = vlm
+        if vlm is None and config.vlm_config is not None:
             self.vlm = backbone_class(config.vlm_config)._from_config(config.vlm_config)
         self.text_head = ProbabilisticTextHead(config)
         self.post_init()

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from .checkpoints import BACKBONE_PREFIX
 from .objective import unified_loss
+from .remote_code import published
 
 
 @dataclass
@@ -65,6 +66,11 @@ class AsymVLMTrainingArguments(TrainingArguments):
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not self.num_train_epochs > 0:
             raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub must stay off: it would upload the whole output folder while training, cached captions "
+                "and pickled arguments included. Publish afterwards with `python -m modeling_asymvlm.hub publish`."
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay off: AsymVLMTrainer uses the column image_ids")
 
@@ -177,6 +183,11 @@ class AsymVLMTrainer(Trainer):
                 total += loss.item() * len(rows)
         metrics = {**(output.metrics or {}), f"{metric_key_prefix}_loss": total / num_pairs}
         return output._replace(metrics=metrics)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`, which uploads the output folder; the model's code goes along."""
+        with published(self.accelerator.unwrap_model(self.model).config):
+            return super().push_to_hub(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`. Raises `ValueError` if the training pairs do not fill one batch."""

@@ -2,18 +2,18 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .backbones import backbone_class
+from .remote_code import check_file_names
 
 
 BACKBONE_PREFIX, HEAD_PREFIX = "vlm.", "text_head."
@@ -72,11 +72,9 @@ def damage_is_named(source: str) -> Iterator[None]:
         ) from error
 
 
-def load_backbone_weights(
-    name_or_path: str | os.PathLike, vlm_config: PreTrainedConfig, **kwargs: Any
-) -> dict[str, torch.Tensor]:
+def load_backbone(name_or_path: str | os.PathLike, vlm_config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """
-    State dictionary of a backbone, its keys prefixed with `vlm.`; no key is missing.
+    A backbone with all its weights.
 
     Args:
         name_or_path (`str` or `os.PathLike`): Hub repository or folder of the backbone.
@@ -84,16 +82,35 @@ def load_backbone_weights(
         kwargs: `revision`, `dtype` and the rest of `AutoModel.from_pretrained`.
 
     Raises:
-        ValueError: if the repository lacks weights that the configuration asks for, holds others, or is damaged.
+        ValueError: if the repository lacks weights that the configuration asks for, holds others, is damaged, or names
+            files outside of itself.
     """
     source = f"backbone {str(name_or_path)!r}"
+    check_shards(name_or_path)
     with damage_is_named(source):
         backbone, loading_info = backbone_class(vlm_config).from_pretrained(
             name_or_path, config=vlm_config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     # Public checkpoints often hold more than the model needs (position ids of older versions), but never less.
     raise_on_mismatch({**loading_info, "unexpected_keys": ()}, source)
-    return with_prefix(BACKBONE_PREFIX, backbone.state_dict())
+    return backbone
+
+
+def check_shards(name_or_path: str | os.PathLike | None, subfolder: str = "") -> None:
+    """Raises `ValueError` if a sharded checkpoint in a folder names weights outside of it; the Hub's client does."""
+    index = os.path.join(name_or_path or "", subfolder, SAFE_WEIGHTS_INDEX_NAME)
+    if name_or_path is not None and os.path.isfile(index):
+        _weight_files(index)
+
+
+def _weight_files(index: str) -> list[str]:
+    with open(index, encoding="utf-8") as file:
+        names = sorted(set(json.load(file)["weight_map"].values()))
+    check_file_names(names, index)
+    for name in names:
+        if not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names the file {name!r}, but weights are read from safetensors files alone.")
+    return names
 
 
 def load_head_weights(
@@ -116,17 +133,7 @@ def load_head_weights(
         name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), _raise_exceptions_for_missing_entries=False,
         **hub_kwargs,
     )  # fmt: skip
-    if index is None:
-        names = [_with_variant(SAFE_WEIGHTS_NAME, variant)]
-    else:
-        with open(index, encoding="utf-8") as file:
-            names = sorted(set(json.load(file)["weight_map"].values()))
-        for name in names:
-            if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
-                raise ValueError(
-                    f"The index of {source} names the file {name!r}: a safetensors file beside the index was "
-                    "expected. Nothing was read from it."
-                )
+    names = [_with_variant(SAFE_WEIGHTS_NAME, variant)] if index is None else _weight_files(index)
     state_dict: dict[str, torch.Tensor] = {}
     with damage_is_named(source):
         for name in names:

@@ -34,13 +34,17 @@ TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 VISION = {"image_size": 32, "patch_size": 8}
 
 
-@pytest.fixture
-def tiny_clip() -> CLIPModel:
+def make_tiny_clip() -> CLIPModel:
     """A random CLIP of 0.05 M parameters, 24-dimensional, with a context of 16 tokens."""
     torch.manual_seed(0)
     text = {"vocab_size": 99, "max_position_embeddings": 16, "bos_token_id": 97, "eos_token_id": 98, "pad_token_id": 1}
     config = CLIPConfig(text_config={**TOWER, **text}, vision_config={**TOWER, **VISION}, projection_dim=24)
     return CLIPModel(config).eval()
+
+
+@pytest.fixture
+def tiny_clip() -> CLIPModel:
+    return make_tiny_clip()
 
 
 @pytest.fixture
@@ -71,14 +75,18 @@ def own_datasets_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 
-@pytest.fixture
-def tiny_processor() -> CLIPProcessor:
+def make_tiny_processor() -> CLIPProcessor:
     """Words and pictures for `tiny_clip`; its end-of-text token closes every text."""
     words = {"<unk>": 0, "<pad>": 1, "red": 2, "picture": 3, "<end>": 98, **{str(n): 10 + n for n in range(40)}}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
     return CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), fast)
+
+
+@pytest.fixture
+def tiny_processor() -> CLIPProcessor:
+    return make_tiny_processor()
 
 
 def make_picture_folder(folder: Path, number_of_pictures: int) -> Path:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.backbones import RemoteCodeConfig
 from modeling_asymvlm.backbone_code import with_loaded_code
+from modeling_asymvlm.backbones import RemoteCodeConfig
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

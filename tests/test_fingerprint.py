@@ -62,13 +62,17 @@ def test_another_family_in_place_of_the_base_is_refused(head_only):
 
 
 def test_precisions_set_the_tolerance():
-    exact = {"dtype": "float32", "text": [1.0] * 8, "image": [1.0] * 8}
-    near = {**exact, "image": [1.02] * 8}
-    check_fingerprint({**exact, "dtype": "bfloat16"}, near, "base")
+    vlm = tiny_backbone("clip")
+    exact, _ = backbone_fingerprint(vlm)
+    check_fingerprint({**exact, "image": [0.0] * 8}, vlm, "base")  # equal weights need no second look
+    other_weights = {**exact, "weights": [0.0] * 8}
+    check_fingerprint(other_weights, vlm, "base")
+    near = {**other_weights, "image": [1.02 * value for value in exact["image"]]}
+    check_fingerprint({**near, "dtype": "bfloat16"}, vlm, "base")
     with pytest.raises(ValueError, match="image features of a fixed example differ by 0.02 .* 0.002 at most"):
-        check_fingerprint(exact, near, "base")
+        check_fingerprint(near, vlm, "base")
     with pytest.raises(ValueError, match="text features"):
-        check_fingerprint(exact, {**exact, "text": [float("nan")] * 8}, "base")
+        check_fingerprint({**other_weights, "text": [float("nan")] * 8}, vlm, "base")
 
 
 def test_texts_and_images_of_unequal_width_are_refused():

@@ -55,6 +55,11 @@ def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, cap
     assert recall in printed and recall in (folder / "README.md").read_text()
     assert "20 images, 60 captions" in printed
     assert ModelCard.load(folder / "README.md").data.library_name == "transformers"
+    training = results["training"]
+    assert (training["num_images"], training["num_captions"], training["steps"]) == (64, 128, 1)
+    card = (folder / "README.md").read_text()
+    assert "64 images with 128 captions" in card and "Cost: 1 steps (1 epochs)" in card
+    assert str(tmp_path) not in card and str(tmp_path) not in json.dumps(results)
     with Image.open(folder / "reliability.png") as plot:
         assert plot.size[0] > 400
 
