@@ -16,10 +16,12 @@ from transformers import (
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .backbones import check_backbone_config, uses_text_mask
 from .configuration_asymvlm import AsymVLMConfig
 from .heads import ProbabilisticTextHead
+from .quantization import check_not_quantized, hand_quantizer_to_backbone, is_quantized
 
 
 # What selects and reaches a repository. Of these, `REPOSITORY_KWARGS` speak of one repository alone and must never be
@@ -114,6 +116,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _keep_in_fp32_modules_strict = ["text_head"]
+    _keep_in_fp32_modules = ["text_head"]  # what the quantisers leave alone
 
     vlm: PreTrainedModel | None
 
@@ -123,11 +126,26 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             self.vlm.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the head's mode; the backbone stays in evaluation mode, so that dropout never moves its features."""
+        """
+        Sets the head's mode; the backbone stays in evaluation mode, so that dropout never moves its features.
+
+        Raises:
+            ValueError: if a parameter of the backbone, or of an adapter in it, asks for gradients that it never gets.
+        """
         super().train(mode)
         if self.vlm is not None:
             self.vlm.eval()
+            learning = [name for name, parameter in self.vlm.named_parameters() if parameter.requires_grad]
+            if mode and learning:
+                raise ValueError(
+                    f"Parameter {BACKBONE_PREFIX}{learning[0]} has requires_grad, but the backbone is frozen: its "
+                    "features are computed without gradients, so it would never learn. Freeze it with "
+                    "model.vlm.requires_grad_(False), and put adapters on the linear layers of text_head alone."
+                )
         return self
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """Changes nothing: the frozen backbone runs without gradients, so it keeps no activations to recompute."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freezes or unfreezes the head and the temperature; the backbone stays frozen."""
@@ -147,6 +165,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        quantization_config: QuantizationConfigMixin | dict | None = None,
         text_pad_token_id: int | None = None,
         **config_kwargs,
     ) -> Self:
@@ -161,11 +180,14 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 Of the backbone; the head is float32 always.
             attn_implementation, device_map, cache_dir, local_files_only, token (*optional*): as for
                 `AutoModel.from_pretrained`.
+            quantization_config (`QuantizationConfigMixin` or `dict`, *optional*):
+                Quantises the backbone, as in `AutoModel.from_pretrained`; the head stays in float32. The weights named
+                or given must not be quantised yet.
             text_pad_token_id (`int`, *optional*): defaults to that of the backbone's tokenizer where it is needed.
             config_kwargs: the other arguments of [`AsymVLMConfig`].
 
         Raises:
-            ValueError: if the backbone is not an image–text model or a value is out of range.
+            ValueError: if the backbone is not an image–text model or quantised already, or a value is out of range.
             TypeError: for an argument that [`AsymVLMConfig`] does not know.
             OSError: if there is no such repository or folder.
         """
@@ -180,6 +202,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             hub_kwargs["revision"] = revision
             vlm_config, base = AutoConfig.from_pretrained(vlm, **hub_kwargs), os.fspath(vlm)
         check_backbone_config(vlm_config)
+        check_not_quantized(vlm_config)
         if base is not None and text_pad_token_id is None and not uses_text_mask(vlm_config):
             text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
         config = AsymVLMConfig(
@@ -201,6 +224,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             dtype=dtype,
             attn_implementation=attn_implementation,
             device_map=device_map,
+            quantization_config=quantization_config,
         )[0]
 
     @classmethod
@@ -208,7 +232,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         r"""
         Loads a checkpoint, whole or head-only; for the latter, the backbone's weights come from
         `config.base_model_name_or_path` at `config.base_model_revision`. Arguments as for
-        `PreTrainedModel.from_pretrained`.
+        `PreTrainedModel.from_pretrained`; `quantization_config` quantises the backbone alone.
 
         Raises:
             ValueError: if weights are missing, unexpected or of another shape, in the checkpoint or in the backbone.
@@ -231,6 +255,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             )
             model, loading_info = loaded
             raise_on_mismatch(loading_info, f"checkpoint {str(pretrained_model_name_or_path)!r}")
+            hand_quantizer_to_backbone(model)
             model._freeze_backbone()
         else:
             head = load_head_weights(pretrained_model_name_or_path, **own_hub_kwargs)
@@ -259,6 +284,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         model, loading_info = loaded
         model.name_or_path = model.config.name_or_path = ""
         raise_on_mismatch(loading_info, source)
+        hand_quantizer_to_backbone(model)
         model._freeze_backbone()
         return model, loading_info
 
@@ -276,7 +302,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             kwargs: the other arguments of `PreTrainedModel.save_pretrained`.
 
         Raises:
-            ValueError: if a head-only checkpoint is asked for and the backbone has no known source.
+            ValueError: if a head-only checkpoint is asked for and the backbone has no known source, or a whole one
+                while the backbone is quantised.
         """
         if save_backbone is None:
             save_backbone = self.config.save_backbone
@@ -286,6 +313,11 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 "A head-only checkpoint must name its backbone, but base_model_name_or_path is not known: compose the "
                 "model with from_vlm_pretrained and a repository or folder, or pass save_backbone=True."
+            )
+        if save_backbone and is_quantized(self.vlm):
+            raise ValueError(
+                "The backbone is quantised, and quantised weights are not written: pass save_backbone=False, which "
+                "leaves the backbone to its repository, or save the model whole without quantization_config."
             )
         # transformers reads both while saving: which weights stay out of the file, and what config.json says of them.
         self._keys_to_ignore_on_save = None
