@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from .checkpoints import BACKBONE_PREFIX
@@ -200,11 +200,14 @@ class AsymVLMTrainer(Trainer):
             return
         output_dir = output_dir or str(self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model)
-        # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
-        # loading. What is saved by name is saved as the model's configuration says.
-        on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
-        head_only = on_the_way and model.config.base_model_name_or_path is not None
-        model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
+        if isinstance(model, PreTrainedModel):
+            # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
+            # loading. What is saved by name is saved as the model's configuration says.
+            on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
+            head_only = on_the_way and model.config.base_model_name_or_path is not None
+            model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
+        else:  # a PEFT model around it, which saves its adapters alone
+            model.save_pretrained(output_dir, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
