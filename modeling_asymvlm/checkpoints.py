@@ -270,7 +270,12 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 **{k: v for k, v in own_hub_kwargs.items() if k in HUB_KWARGS},
             )
             source = f"checkpoint {str(pretrained_model_name_or_path)!r}"
+            adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+            adapters = adapter_kwargs.pop("_adapter_model_path", None)  # where AutoModel was sent to a PEFT folder
             model, loading_info = cls._from_state_dict(config, {**backbone, **head}, source, **kwargs)
+            if adapters is not None:
+                model.load_adapter(adapters, adapter_kwargs=adapter_kwargs)
+                model._freeze_backbone()
             model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
         return (model, loading_info) if output_loading_info else model
 

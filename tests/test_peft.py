@@ -16,12 +16,17 @@ BACKBONE = r"vlm\..*\.(q_proj|v_proj)"
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
+def save_model(vlm, tmp_path, save_backbone: bool):
+    torch.manual_seed(3)
+    vlm.save_pretrained(tmp_path / "clip")
+    model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=48, hidden_dropout_prob=0.0)
+    model.save_pretrained(tmp_path / "model", save_backbone=save_backbone)
+    return tmp_path / "model"
+
+
 @pytest.fixture
 def folder(tiny_clip, tmp_path):
-    torch.manual_seed(3)
-    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, hidden_size=48, hidden_dropout_prob=0.0)
-    model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    return save_model(tiny_clip, tmp_path, save_backbone=True)
 
 
 def with_adapters(folder, target_modules: str) -> PeftModel:
@@ -91,6 +96,18 @@ def test_the_trainer_trains_saves_and_keeps_the_best_adapters(folder, tmp_path):
     assert loss == pytest.approx(min(trained), rel=1e-5)
     assert loss < untrained
     assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("save_backbone", [True, False])
+def test_auto_model_finds_the_model_of_the_adapters(tiny_clip, tmp_path, batch, save_backbone):
+    model = with_adapters(save_model(tiny_clip, tmp_path, save_backbone), HEAD)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "adapters")
+    loaded = AutoModel.from_pretrained(tmp_path / "adapters")
+    assert isinstance(loaded, AsymVLMModel)
+    assert torch.equal(logits(loaded, batch), logits(model, batch))
 
 
 @pytest.mark.parametrize("target_modules", [BACKBONE, "all-linear"])
