@@ -90,7 +90,8 @@ def test_a_quantized_backbone_gives_nearly_its_features_and_trains_the_head(back
         (model.backbone_image_features(pixel_values), exact.backbone_image_features(pixel_values)),
     ):
         cosines = torch.nn.functional.cosine_similarity(actual.float(), expected)
-        assert 0.99 < cosines.min() and not torch.equal(actual, expected)
+        # Four bits leave some nine per cent of error in a weight of normal distribution, eight bits half a per cent.
+        assert cosines.min() > (0.95 if quantizer is bitsandbytes_nf4 else 0.99) and not torch.equal(actual, expected)
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
