@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ def export_text_tower_to_onnx(model: AsymVLMModel, path: str | os.PathLike) -> P
         ValueError: if the model has no backbone, or a quantised one.
     """
     path = Path(path)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         export_text_tower(model), dynamo=True, input_names=INPUT_NAMES, output_names=OUTPUT_NAMES, verbose=False
     )
     path.parent.mkdir(parents=True, exist_ok=True)
