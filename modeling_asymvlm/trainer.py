@@ -76,7 +76,8 @@ def _features(inputs: dict[str, Any]) -> dict[str, Any]:
 
 class AsymVLMTrainer(Trainer):
     """
-    `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features.
+    `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features. A PEFT
+    model with adapters on its head is trained and saved by its adapters.
 
     The batches hold what [`AsymVLMModel.forward`] takes, with `image_ids` if several captions may share an image.
     `eval_loss` is the objective on the whole evaluation set in blocks of the evaluation batch size: no pair is dropped

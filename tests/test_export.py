@@ -30,7 +30,8 @@ pytestmark = [
 def model(request) -> AsymVLMModel:
     torch.manual_seed(3)
     vlm = request.getfixturevalue(request.param)
-    return AsymVLMModel.from_vlm_pretrained(vlm, hidden_size=48, text_pad_token_id=1)
+    distribution = "vmf" if request.param == "tiny_clip" else "power_spherical"
+    return AsymVLMModel.from_vlm_pretrained(vlm, hidden_size=48, text_pad_token_id=1, distribution=distribution)
 
 
 def texts(batch: int, length: int, padding: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,16 +59,27 @@ def assert_close(actual, expected) -> None:
     assert np.abs(np.asarray(concentration) / np.asarray(expected_concentration) - 1).max() <= 1e-5
 
 
-def test_a_compiled_model_has_one_graph_and_equal_outputs(model, batch):
+def test_a_compiled_model_has_one_graph_equal_outputs_and_equal_gradients(model, batch):
     torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    outputs, gradients = [], []
+    for run in (torch.compile(model, fullgraph=True, backend="aot_eager"), model):
+        model.zero_grad()
+        outputs.append(run(**batch, return_loss=True))
+        outputs[-1].loss.backward()
+        gradients.append([parameter.grad for parameter in model.text_head.parameters()])
+    for name in ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds", "concentration"):
+        torch.testing.assert_close(outputs[0][name], outputs[1][name], rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("length", [9, CONTEXT + 4])
+def test_a_compiled_text_tower_has_one_graph_even_where_it_truncates(model, length):
+    torch.compiler.reset()
     tower = torch.compile(TextTower(model), fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        actual, expected = compiled(**batch), model(**batch)
-        for name in ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds", "concentration"):
-            torch.testing.assert_close(actual[name], expected[name], rtol=1e-5, atol=1e-5)
         for padding in ("right", "left"):
-            inputs = texts(4, 9, padding)
+            inputs = texts(4, length, padding)
             assert_close(tower(*inputs), TextTower(model)(*inputs))
 
 
@@ -78,28 +90,6 @@ def test_inductor_compiles_the_text_tower(tiny_clip):
     with torch.no_grad():
         inputs = texts(4, 9, "left")
         assert_close(torch.compile(tower, fullgraph=True, backend="inductor")(*inputs), tower(*inputs))
-
-
-def test_truncation_and_its_warning_do_not_break_the_graph(model):
-    torch.compiler.reset()
-    tower = torch.compile(TextTower(model), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        for length in (CONTEXT + 4, CONTEXT + 9):
-            inputs = texts(3, length, "right")
-            assert_close(tower(*inputs), TextTower(model)(*inputs))
-
-
-def test_a_compiled_loss_has_the_gradients_of_the_loss(tiny_clip, batch):
-    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, hidden_size=48, distribution="vmf")
-    torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    gradients = []
-    for run in (model, compiled):
-        model.zero_grad()
-        run(**batch, return_loss=True).loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in model.text_head.parameters()])
-    for actual, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_exported_program_takes_any_batch_and_length(model):
