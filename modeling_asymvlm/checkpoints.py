@@ -8,11 +8,14 @@ from typing import Any, Self
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .backbone_code import is_remote_code, refers_to_hub, save_code, with_loaded_code
 from .backbones import RemoteCodeConfig, backbone_class, family_of
 from .configuration_asymvlm import AsymVLMConfig
 from .fingerprint import backbone_fingerprint, check_fingerprint
+from .frozen_backbone import FrozenBackboneModel
+from .quantization import check_not_quantized, hand_quantizer_to_backbone, is_quantized
 from .remote_code import published, unchanged
 from .weights import (
     BACKBONE_PREFIX,
@@ -34,43 +37,11 @@ HUB_KWARGS = ("cache_dir", "local_files_only", "token", "proxies")
 REPOSITORY_KWARGS = ("revision", "subfolder", "force_download", "variant", "use_safetensors", "_commit_hash")
 
 
-class AsymVLMPreTrainedModel(PreTrainedModel):
+class AsymVLMPreTrainedModel(FrozenBackboneModel):
     """
     Composing, loading and saving: the backbone `self.vlm` comes out of each of them frozen and in evaluation mode, and
     no weight is ever left random in silence.
     """
-
-    config_class = AsymVLMConfig
-    base_model_prefix = "asymvlm"
-    main_input_name = "input_ids"
-    input_modalities = ["image", "text"]
-    accepts_loss_kwargs = False
-    # No attention of its own: each tower of the backbone checks for itself.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _keep_in_fp32_modules_strict = ["text_head"]
-
-    vlm: PreTrainedModel | None
-    text_head: ProbabilisticTextHead
-
-    def _freeze_backbone(self) -> None:
-        if self.vlm is not None:
-            self.vlm.requires_grad_(False)
-            self.vlm.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the head's mode; the backbone stays in evaluation mode, so that dropout never moves its features."""
-        super().train(mode)
-        if self.vlm is not None:
-            self.vlm.eval()
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Freezes or unfreezes the head and the temperature; the backbone stays frozen."""
-        super().requires_grad_(requires_grad)
-        self._freeze_backbone()
-        return self
 
     @classmethod
     def from_vlm_pretrained(
@@ -85,6 +56,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         local_files_only: bool = False,
         token: str | bool | None = None,
         trust_remote_code: bool = False,
+        quantization_config: QuantizationConfigMixin | dict | None = None,
         text_pad_token_id: int | None = None,
         **config_kwargs,
     ) -> Self:
@@ -101,12 +73,16 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 `AutoModel.from_pretrained`.
             trust_remote_code (`bool`, *optional*, defaults to `False`):
                 Whether to run code from the backbone's repository.
+            quantization_config (`QuantizationConfigMixin` or `dict`, *optional*):
+                Quantises the backbone, as in `AutoModel.from_pretrained`; the head stays in float32. The weights named
+                or given must not be quantised yet.
             text_pad_token_id (`int`, *optional*): defaults to that of the backbone's tokenizer where it is needed.
             config_kwargs: the other arguments of [`AsymVLMConfig`].
 
         Raises:
-            ValueError: if the backbone is not an image–text model, its texts and images differ in width, its weights
-                are incomplete or damaged, it needs code that was not allowed to run, or a value is out of range.
+            ValueError: if the backbone is not an image–text model or quantised already, its texts and images differ in
+                width, its weights are incomplete or damaged, it needs code that was not allowed to run, or a value is
+                out of range.
             TypeError: for an argument that [`AsymVLMConfig`] does not know.
             OSError: if there is no such repository or folder.
         """
@@ -131,6 +107,7 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             backbone_class(vlm_config)
             if text_pad_token_id is None and not family_of(vlm_config).reads_text_mask:
                 text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
+        check_not_quantized(vlm_config)
         config = AsymVLMConfig(
             vlm_config=vlm_config,
             text_pad_token_id=text_pad_token_id,
@@ -138,9 +115,11 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             base_model_revision=None if base is None else base_model_commit(base, **hub_kwargs),
             **config_kwargs,
         )
+        placing = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
         if base is not None:
-            placing = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
-            backbone = load_backbone(base, vlm_config, **placing, **hub_kwargs)
+            backbone = load_backbone(
+                base, vlm_config, **(placing if quantization_config is None else {"dtype": dtype}), **hub_kwargs
+            )
         config.backbone_fingerprint, width = backbone_fingerprint(backbone, text_length=config.fixed_text_length)
         if width != config.projection_dim:
             raise ValueError(
@@ -148,6 +127,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 f"{config.projection_dim}: pass projection_dim={width}."
             )
         model = cls(config, vlm=backbone)
+        if quantization_config is not None:
+            return cls._quantized(model, quantization_config=quantization_config, **placing)
         model.text_head.to(backbone.device)
         return model.eval()
 
@@ -156,7 +137,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         r"""
         Loads a checkpoint, whole or head-only; for the latter, the backbone's weights come from
         `config.base_model_name_or_path` at `config.base_model_revision`. Arguments as for
-        `PreTrainedModel.from_pretrained`; those that select a repository or a file in it are of the checkpoint's own.
+        `PreTrainedModel.from_pretrained`; those that select a repository or a file in it are of the checkpoint's own,
+        and `quantization_config` quantises the backbone alone.
 
         Raises:
             ValueError: if weights are missing, unexpected, of another shape or damaged, in the checkpoint or in the
@@ -193,12 +175,18 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
                 )
             model, loading_info = loaded
             raise_on_mismatch(loading_info, source)
+            hand_quantizer_to_backbone(model)
             model._freeze_backbone()
         else:
             backbone_class(config.vlm_config)
             own_hub_kwargs = {k: v for k, v in own_hub_kwargs.items() if k not in ("use_safetensors", "_commit_hash")}
             head = load_head_weights(pretrained_model_name_or_path, **own_hub_kwargs)
+            adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+            adapters = adapter_kwargs.pop("_adapter_model_path", None)  # where AutoModel was sent to a PEFT folder
             model, loading_info = cls._with_backbone(config, head, source, {**kwargs, **base_hub_kwargs})
+            if adapters is not None:
+                model.load_adapter(adapters, adapter_kwargs=adapter_kwargs)
+                model._freeze_backbone()
             model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
         return (model, loading_info) if output_loading_info else model
 
@@ -211,9 +199,13 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             base_kwargs["dtype"] = config.dtype or "auto"  # the backbone's when the checkpoint was saved
         if isinstance(base_kwargs.get("attn_implementation"), dict):
             base_kwargs["attn_implementation"] = base_kwargs["attn_implementation"].get("vlm_config")
-        base = config.base_model_name_or_path
-        vlm_config: Any = config.vlm_config
-        backbone = load_backbone(base, vlm_config, **base_kwargs)
+        base, vlm_config = config.base_model_name_or_path, config.vlm_config
+        quantized = base_kwargs.pop("quantization_config", None)
+        placing = {"dtype": base_kwargs["dtype"]}
+        if quantized is not None:
+            for name in ("device_map", "attn_implementation"):
+                placing[name] = base_kwargs.pop(name, None)
+        backbone = load_backbone(base, vlm_config, **base_kwargs)  # type: ignore[arg-type]
         with torch.device("meta"):  # nothing is initialised only to be overwritten
             model = cls(config, vlm=backbone)
         expected = with_prefix(HEAD_PREFIX, model.text_head.state_dict())
@@ -232,7 +224,25 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
         if config.backbone_fingerprint is not None:
             fixed_length = config.fixed_text_length
             check_fingerprint(config.backbone_fingerprint, backbone, f"{base!r}", text_length=fixed_length)
+        if quantized is not None:
+            model = cls._quantized(model, quantization_config=quantized, **placing)
         return model.eval(), loading_info
+
+    @classmethod
+    def _quantized(cls, model: Self, **kwargs: Any) -> Self:
+        """
+        The model with its backbone quantised, which transformers does while it loads weights; of the whole model,
+        since it asks for input embeddings, which many dual encoders do not have.
+        """
+        loaded: Any = super().from_pretrained(
+            None, config=model.config, state_dict=model.state_dict(), output_loading_info=True, **kwargs
+        )
+        quantized, loading_info = loaded
+        raise_on_mismatch(loading_info, "the unquantised model")
+        quantized.name_or_path = quantized.config.name_or_path = ""
+        hand_quantizer_to_backbone(quantized)
+        quantized._freeze_backbone()
+        return quantized
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, *, save_backbone: bool | None = None, **kwargs
@@ -248,7 +258,8 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             kwargs: the other arguments of `PreTrainedModel.save_pretrained`.
 
         Raises:
-            ValueError: if a head-only checkpoint is asked for and the backbone has no known source.
+            ValueError: if a head-only checkpoint is asked for and the backbone has no known source, or a whole one
+                while the backbone is quantised.
         """
         if save_backbone is None:
             save_backbone = self.config.save_backbone
@@ -258,6 +269,11 @@ class AsymVLMPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 "A head-only checkpoint must name its backbone, but base_model_name_or_path is not known: compose the "
                 "model with from_vlm_pretrained and a repository or folder, or pass save_backbone=True."
+            )
+        if save_backbone and is_quantized(self.vlm):
+            raise ValueError(
+                "The backbone is quantised, and quantised weights are not written: pass save_backbone=False, which "
+                "leaves the backbone to its repository, or save the model whole without quantization_config."
             )
         # transformers reads both while saving: which weights stay out of the file, and what config.json says of them.
         kept = self._keys_to_ignore_on_save

@@ -15,18 +15,25 @@ from .text_contract import text_context_length
 
 MEAN_DIRECTIONS = ("learned", "backbone")
 
-# Fields of any configuration that transformers reads or writes without an attribute for them on its base class.
+# Fields of any configuration that transformers, its Trainer and its pipelines read or write without an attribute for
+# them on the base class.
 LIBRARY_FIELDS = (
     "attn_implementation",
     "auto_map",
+    "bos_token_id",
     "custom_pipelines",
+    "eos_token_id",
     "experts_implementation",
     "model_type",
     "name_or_path",
     "num_labels",
     "output_attentions",
+    "pad_token_id",
     "quantization_config",
+    "tie_word_embeddings",
+    "tokenizer_class",
     "torch_dtype",
+    "use_cache",
 )
 
 

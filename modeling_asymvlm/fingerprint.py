@@ -16,7 +16,7 @@ TEXT_LENGTH = 6
 
 # Largest relative change of a sketch of features that is still taken for rounding, by the coarser of the two
 # precisions. Other weights of the same shape give changes of about 1.4.
-TOLERANCES = {"float64": 2e-3, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.1, "quantized": 0.3}
+TOLERANCES = {"float64": 2e-3, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.1}
 SAME_WEIGHTS = 1e-5
 
 
@@ -70,7 +70,7 @@ def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None
     weights, and of its features of a fixed text and picture.
 
     Args:
-        vlm (`PreTrainedModel`): the backbone with its weights.
+        vlm (`PreTrainedModel`): the backbone with its weights, not quantised.
         text_length (`int`, *optional*): tokens of the text, for backbones that want texts of one length.
 
     Returns:
@@ -94,22 +94,14 @@ def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None
                 "damaged, or its numbers too large for this dtype?"
             )
     sketches = {name: _sketch(vector) for name, vector in features.items()}
-    return {"dtype": _precision_of(vlm), "weights": _weights_sketch(vlm), **sketches}, widths["text"]
-
-
-def _precision_of(vlm: PreTrainedModel) -> str:
-    return "quantized" if _is_quantized(vlm) else str(vlm.dtype).removeprefix("torch.")
-
-
-def _is_quantized(vlm: PreTrainedModel) -> bool:
-    return getattr(vlm, "is_quantized", False) or getattr(vlm.config, "quantization_config", None) is not None
+    return {"dtype": str(vlm.dtype).removeprefix("torch."), "weights": _weights_sketch(vlm), **sketches}, widths[
+        "text"
+    ]
 
 
 @torch.no_grad()
-def _weights_sketch(vlm: PreTrainedModel) -> list[float] | None:
-    """A sketch of a few values of every weight; `None` for quantised ones, whose values are not numbers to sample."""
-    if _is_quantized(vlm):
-        return None
+def _weights_sketch(vlm: PreTrainedModel) -> list[float]:
+    """A sketch of a few values of every weight."""
     samples = []
     for _, parameter in sorted(vlm.named_parameters()):
         step = max(1, parameter.numel() // SAMPLES_PER_TENSOR)
@@ -145,8 +137,7 @@ def check_fingerprint(
     Raises:
         ValueError: if the features differ by more than the rounding of the coarser of the two precisions.
     """
-    before, now = recorded["weights"], _weights_sketch(vlm)
-    if before is not None and now is not None and _relative_change(before, now) <= SAME_WEIGHTS:
+    if _relative_change(recorded["weights"], _weights_sketch(vlm)) <= SAME_WEIGHTS:
         return
     found, _ = backbone_fingerprint(vlm, text_length=text_length)
     tolerance = max(TOLERANCES.get(fingerprint["dtype"], 0.1) for fingerprint in (recorded, found))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from transformers.activations import ACT2FN
 
 from .configuration_asymvlm import AsymVLMConfig
@@ -47,7 +48,11 @@ class ProbabilisticTextHead(nn.Module):
 
 
 def _linear(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
-    return F.linear(inputs, at_least_float32(layer.weight), at_least_float32(layer.bias))
+    """The layer in the dtype of `inputs`; it is called, not copied, so that an adapter around it takes part."""
+    if layer.weight.dtype == inputs.dtype:
+        return layer(inputs)
+    parameters = {name: at_least_float32(parameter) for name, parameter in layer.named_parameters()}
+    return functional_call(layer, parameters, (inputs,))
 
 
 __all__ = ["ProbabilisticTextHead"]

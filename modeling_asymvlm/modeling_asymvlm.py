@@ -87,6 +87,11 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         """Temperature tau, which multiplies the log-likelihoods; a scalar, itself and not its logarithm."""
         return self.text_head.logit_scale
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embeddings of the backbone's text tower."""
+        vlm = self._backbone()
+        return getattr(vlm, "text_model", vlm).get_input_embeddings()
+
     def backbone_text_features(
         self,
         input_ids: torch.Tensor,

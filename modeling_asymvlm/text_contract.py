@@ -64,7 +64,10 @@ def prepare_text(
     if attention_mask is None and not use_attention_mask and pad_token_id is not None:
         attention_mask = _mask_without_padding(input_ids, pad_token_id)
     if attention_mask is not None:
-        order = (attention_mask == 0).int().argsort(dim=1, stable=True)  # real tokens first, in their order
+        length = input_ids.shape[1]
+        positions = torch.arange(length, device=input_ids.device)
+        # Real tokens first, in their order; distinct keys, since ONNX has no stable sort.
+        order = torch.where(attention_mask == 0, positions + length, positions).argsort(dim=1)
         input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         token_type_ids = None if token_type_ids is None else token_type_ids.gather(1, order)
     if max_length is not None and input_ids.shape[1] > max_length:
@@ -114,8 +117,9 @@ def _truncated(input_ids: torch.Tensor, attention_mask: torch.Tensor, max_length
     last_token = input_ids.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
     truncated = input_ids[:, :max_length].clone()
     truncated[:, -1] = torch.where(lengths > max_length, last_token, truncated[:, -1])
-    logger.warning_once(
-        f"Texts of up to {input_ids.shape[1]} tokens are truncated to the backbone's context of {max_length} tokens. "
-        "This warning is given once."
-    )
+    if not torch.compiler.is_compiling():  # a log message would split the graph
+        logger.warning_once(
+            f"Texts of up to {input_ids.shape[1]} tokens are truncated to the backbone's context of {max_length} "
+            "tokens. This warning is given once."
+        )
     return truncated

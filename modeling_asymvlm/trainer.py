@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from .checkpoints import BACKBONE_PREFIX
 from .objective import unified_loss
 from .remote_code import published
+from .weights import BACKBONE_PREFIX
 
 
 @dataclass
@@ -82,7 +82,8 @@ def _features(inputs: dict[str, Any]) -> dict[str, Any]:
 
 class AsymVLMTrainer(Trainer):
     """
-    `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features.
+    `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features. A PEFT
+    model with adapters on its head is trained and saved by its adapters.
 
     The batches hold what [`AsymVLMModel.forward`] takes, with `image_ids` if several captions may share an image.
     `eval_loss` is the objective on the whole evaluation set in blocks of the evaluation batch size: no pair is dropped
@@ -211,11 +212,14 @@ class AsymVLMTrainer(Trainer):
             return
         output_dir = output_dir or str(self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model)
-        # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
-        # loading. What is saved by name is saved as the model's configuration says.
-        on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
-        head_only = on_the_way and model.config.base_model_name_or_path is not None
-        model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
+        if isinstance(model, PreTrainedModel):
+            # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
+            # loading. What is saved by name is saved as the model's configuration says.
+            on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
+            head_only = on_the_way and model.config.base_model_name_or_path is not None
+            model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
+        else:  # a PEFT model around it, which saves its adapters alone
+            model.save_pretrained(output_dir, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
