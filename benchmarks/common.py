@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
 from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)

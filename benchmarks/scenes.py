@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, mean_and_deviation, print_table, train_head
+from common import REPOSITORY, machine, mean_and_deviation, print_table, train_head
 from transformers import AutoProcessor
 
 from modeling_asymvlm import AsymVLMModel
@@ -34,7 +34,6 @@ from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.pairs import SPLITS, load_splits, read_pairs
 
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = REPOSITORY / "examples" / "scenes"
 sys.path.insert(0, str(SCENES))
 

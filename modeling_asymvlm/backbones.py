@@ -71,7 +71,7 @@ def _aimv2_text_features(
     if attention_mask is not None:
         allowed = allowed & (attention_mask[:, None, None] != 0)
     additive = torch.zeros(allowed.shape, dtype=vlm.dtype, device=input_ids.device)
-    additive = additive.masked_fill(~allowed, torch.finfo(vlm.dtype).min).expand(len(input_ids), -1, -1, -1)
+    additive = additive.masked_fill(~allowed, torch.finfo(vlm.dtype).min).expand(input_ids.shape[0], -1, -1, -1)
     return vlm.get_text_features(input_ids=input_ids, attention_mask=additive).pooler_output
 
 

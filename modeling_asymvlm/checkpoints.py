@@ -221,12 +221,14 @@ class AsymVLMPreTrainedModel(FrozenBackboneModel):
             for name, tensor in head.items()
         }
         model.text_head.load_state_dict(state_dict, assign=True)
+        model.text_head.eval()
+        model.training = False
         if config.backbone_fingerprint is not None:
             fixed_length = config.fixed_text_length
             check_fingerprint(config.backbone_fingerprint, backbone, f"{base!r}", text_length=fixed_length)
         if quantized is not None:
             model = cls._quantized(model, quantization_config=quantized, **placing)
-        return model.eval(), loading_info
+        return model, loading_info
 
     @classmethod
     def _quantized(cls, model: Self, **kwargs: Any) -> Self:

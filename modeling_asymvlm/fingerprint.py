@@ -103,10 +103,10 @@ def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None
 def _weights_sketch(vlm: PreTrainedModel) -> list[float]:
     """A sketch of a few values of every weight."""
     samples = []
-    for _, parameter in sorted(vlm.named_parameters()):
+    for parameter in vlm.parameters():
         step = max(1, parameter.numel() // SAMPLES_PER_TENSOR)
-        samples.append(parameter.detach().reshape(-1)[step // 2 :: step].to(vlm.device))
-    return _sketch(torch.cat(samples))
+        samples.append(parameter.reshape(-1)[step // 2 :: step])
+    return _sketch(torch.cat([sample.to(samples[0].device) for sample in samples]))
 
 
 def _sketch(vector: torch.Tensor) -> list[float]:

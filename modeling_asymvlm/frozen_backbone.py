@@ -39,11 +39,12 @@ class FrozenBackboneModel(PreTrainedModel):
         Raises:
             ValueError: if a parameter of the backbone, or of an adapter in it, asks for gradients that it never gets.
         """
-        super().train(mode)
-        if self.vlm is not None:
-            self.vlm.eval()
+        self.training = mode
+        for module in self.children():
+            module.train(mode and module is not self.vlm)
+        if self.vlm is not None and mode:
             learning = [name for name, parameter in self.vlm.named_parameters() if parameter.requires_grad]
-            if mode and learning:
+            if learning:
                 raise ValueError(
                     f"Parameter {BACKBONE_PREFIX}{learning[0]} has requires_grad, but the backbone is frozen: its "
                     "features are computed without gradients, so it would never learn. Freeze it with "

@@ -1,9 +1,13 @@
 """The same conformance test for every supported family of backbones."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_backbones import (
     CONTEXT,
     FAMILIES,
@@ -16,6 +20,7 @@ from tiny_backbones import (
 from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.remote_code import published
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not a valid JSON:UserWarning")
@@ -102,3 +107,44 @@ def test_texts_without_a_mask_are_cut_at_their_padding(family):
     mask = torch.ones_like(long)
     mask[1, 6:] = 0
     assert torch.equal(model.backbone_text_features(long), model.backbone_text_features(long, mask))
+
+
+ISOLATED = """
+import sys
+sys.modules["modeling_asymvlm"] = None  # any import of the package fails
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+for folder in sys.argv[1:]:
+    texts, images = load_file(folder + "/texts.safetensors"), load_file(folder + "/images.safetensors")
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    text, image = model.backbone_text_features(**texts), model.backbone_image_features(**images)
+    with torch.no_grad():
+        logits = model(**texts, **images).logits_per_image.contiguous()
+    outputs = {"text": text.contiguous(), "image": image.contiguous(), "logits": logits}
+    save_file(outputs, folder + "/outputs.safetensors")
+"""
+
+
+def test_published_code_gives_every_family_its_own_features_without_this_package(tmp_path):
+    expected = {}
+    for family in FAMILIES:
+        vlm, texts, images = tiny_backbone(family), tiny_texts(family), tiny_images(family)
+        model = compose(vlm)
+        with published(model.config), torch.no_grad():
+            model.save_pretrained(tmp_path / family)
+            logits = model(**texts, **images).logits_per_image
+        save_file(texts, tmp_path / family / "texts.safetensors")
+        save_file(images, tmp_path / family / "images.safetensors")
+        expected[family] = (*native_features(vlm, texts, images), logits)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-I", "-c", ISOLATED, *(str(tmp_path / family) for family in FAMILIES)]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for family, (text, image, logits) in expected.items():
+        found = load_file(tmp_path / family / "outputs.safetensors")
+        torch.testing.assert_close(found["text"], text, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(found["image"], image, atol=1e-6, rtol=1e-6)
+        assert torch.equal(found["logits"], logits), family

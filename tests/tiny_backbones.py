@@ -29,7 +29,7 @@ def clip_like(name: str, **vision: Any) -> Callable[[], PreTrainedModel]:
 def siglip(name: str, **vision: Any) -> Callable[[], PreTrainedModel]:
     def build() -> PreTrainedModel:
         config = getattr(transformers, f"{name}Config")(
-            text_config={**TEXT, **END, "projection_size": 32}, vision_config={**TOWER, "patch_size": 8, **vision}
+            text_config={**TEXT, **END, "projection_size": 32}, vision_config={**VISION, **vision}
         )
         return getattr(transformers, f"{name}Model")(config)
 
@@ -104,7 +104,7 @@ def blip() -> PreTrainedModel:
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "clip": clip_like("CLIP"),
     "siglip": siglip("Siglip", image_size=32),
-    "siglip2": siglip("Siglip2", num_patches=16),
+    "siglip2": siglip("Siglip2", num_patches=256, patch_size=16),
     "metaclip_2": clip_like("MetaClip2"),
     "align": align,
     "altclip": altclip,
@@ -152,7 +152,7 @@ def tiny_images(family: str) -> dict[str, torch.Tensor]:
     mask = torch.ones(4, 16, dtype=torch.int32)
     mask[1, 12:] = 0
     shapes = torch.tensor([[4, 4], [3, 4], [4, 4], [2, 8]])
-    pixels = torch.randn(4, 16, 3 * 8 * 8, generator=generator)
+    pixels = torch.randn(4, 16, 3 * 16 * 16, generator=generator)
     return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
