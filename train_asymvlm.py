@@ -55,6 +55,9 @@ class ModelArguments:
         default=None, metadata={"help": "Backbone: a Hub repository or a folder. Default: the tiny CLIP of Scenes."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the backbone."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code from the backbone's repository, for backbones that need it."}
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Of the backbone; the head is float32 always."}
     )
@@ -81,7 +84,7 @@ class ModelArguments:
 
     def head_kwargs(self) -> dict[str, Any]:
         """The arguments of `AsymVLMConfig` among these."""
-        not_of_the_head = ("model_name_or_path", "model_revision", "dtype")
+        not_of_the_head = ("model_name_or_path", "model_revision", "trust_remote_code", "dtype")
         return {name: value for name, value in vars(self).items() if name not in not_of_the_head}
 
 
@@ -240,10 +243,15 @@ def prepare_features(
         model = AsymVLMModel.from_vlm_pretrained(
             name,
             revision=model_arguments.model_revision,
+            trust_remote_code=model_arguments.trust_remote_code,
             dtype=model_arguments.dtype,
             **model_arguments.head_kwargs(),
         )
-        processor = AutoProcessor.from_pretrained(name, revision=model_arguments.model_revision or "main")
+        processor = AutoProcessor.from_pretrained(
+            name,
+            revision=model_arguments.model_revision or "main",
+            trust_remote_code=model_arguments.trust_remote_code,
+        )
     if data.embeddings is not None:
         splits = {split: EmbeddingStore(data.embeddings).split(split) for split in SPLITS}
         if name is None:
