@@ -330,6 +330,7 @@ def save_report(folder: Path, results: dict[str, Any]) -> None:
         reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
     elif "uncertainty" in test:
         print("No reliability plot: matplotlib is not installed (extra `plots`).")
+    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
     results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
     (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
     location = _without_folder(str(folder))

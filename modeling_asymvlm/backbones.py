@@ -32,6 +32,12 @@ class RemoteCodeConfig(PreTrainedConfig):
         self.code_model_type = code_model_type
         super().__init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as the code's own class would write it."""
+        values = super().to_dict()
+        values["model_type"] = values.pop("code_model_type")
+        return values
+
 
 @dataclass(frozen=True)
 class BackboneFamily:
@@ -125,7 +131,7 @@ def backbone_class(vlm_config: PreTrainedConfig) -> Any:
         raise ValueError(
             f"Backbone {vlm_config.code_model_type!r} is no part of transformers; its code lies in a repository "
             f"({vlm_config.auto_map.get('AutoModel', 'no class of AutoModel')}). Read that code, and pass "
-            "trust_remote_code=True to run it."
+            "trust_remote_code=True to from_pretrained to run it."
         )
     if family.architecture is not None and family.architecture in (vlm_config.architectures or ()):
         return getattr(transformers, family.architecture)
@@ -191,10 +197,10 @@ def _features(
 ) -> torch.Tensor:
     function = getattr(vlm, method) if declared is None else declared
     taken = inspect.signature(function).parameters
-    names_its_inputs = any(name in taken for name in inputs)
-    inputs = {
-        name: value for name, value in inputs.items() if value is not None and (name in taken or not names_its_inputs)
-    }
+    names = {name for name in inputs if name in taken}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        names |= {"attention_mask"} if names else set(inputs)
+    inputs = {name: value for name, value in inputs.items() if value is not None and name in names}
     with torch.no_grad():
         output = function(**inputs) if declared is None else declared(vlm, **inputs)
     features = output if isinstance(output, torch.Tensor) else output.pooler_output

@@ -14,6 +14,7 @@ from .text_contract import text_context_length
 
 
 MEAN_DIRECTIONS = ("learned", "backbone")
+FINGERPRINT_PARTS = {"dtype", "weights", "text", "image"}
 
 # Fields of any configuration that transformers, its Trainer and its pipelines read or write without an attribute for
 # them on the base class.
@@ -186,6 +187,12 @@ class AsymVLMConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}.")
         if not 0 <= self.hidden_dropout_prob < 1:
             raise ValueError(f"hidden_dropout_prob must lie in [0, 1), got {self.hidden_dropout_prob!r}.")
+        fingerprint = self.backbone_fingerprint
+        if fingerprint is not None and not (isinstance(fingerprint, dict) and fingerprint.keys() >= FINGERPRINT_PARTS):
+            raise ValueError(
+                f"backbone_fingerprint must hold {', '.join(sorted(FINGERPRINT_PARTS))}, got {fingerprint!r}: restore "
+                "config.json, or leave it out."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"Unknown hidden_act {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}.")
 
@@ -201,16 +208,31 @@ def _check_fields(fields: dict) -> None:
         )
 
 
+def _forget_places(config: PreTrainedConfig | dict) -> None:
+    """Forgets the folders that a configuration and its parts were read from: they have no place in a checkpoint."""
+    values = config if isinstance(config, dict) else vars(config)
+    if "_name_or_path" in values:
+        values["_name_or_path"] = ""
+    for value in values.values():
+        if isinstance(value, PreTrainedConfig | dict):
+            _forget_places(value)
+
+
 def _own_copy(vlm_config: PreTrainedConfig | dict | None) -> PreTrainedConfig | None:
     """A copy, since a configuration shared with a live backbone would lose that model its attention implementation."""
     if vlm_config is None:
         return None
     if isinstance(vlm_config, PreTrainedConfig):
         own = copy.deepcopy(vlm_config)
-        own.name_or_path = ""  # a folder of the machine it was read on has no place in a checkpoint
+        _forget_places(own)
         return own
+    if not isinstance(vlm_config, dict):
+        raise ValueError(
+            f"vlm_config must be a configuration or a dictionary, got {vlm_config!r}: to compose a model from the "
+            "name of a backbone, use AsymVLMModel.from_vlm_pretrained."
+        )
     values = copy.deepcopy(vlm_config)
-    values.pop("_name_or_path", None)
+    _forget_places(values)
     model_type = values.pop("model_type", None)
     if model_type in CONFIG_MAPPING:
         return CONFIG_MAPPING[model_type](**values)

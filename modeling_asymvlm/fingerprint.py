@@ -11,7 +11,7 @@ from .backbones import family_of, image_features_of, text_features_of
 
 
 SKETCH_SIZE = 8
-SAMPLES_PER_TENSOR = 8
+SAMPLES_PER_TENSOR = 2
 TEXT_LENGTH = 6
 
 # Largest relative change of a sketch of features that is still taken for rounding, by the coarser of the two
@@ -101,11 +101,14 @@ def backbone_fingerprint(vlm: PreTrainedModel, *, text_length: int | None = None
 
 @torch.no_grad()
 def _weights_sketch(vlm: PreTrainedModel) -> list[float]:
-    """A sketch of a few values of every weight."""
+    """A sketch of a few values of every weight and buffer; not numbers where some are offloaded."""
     samples = []
-    for parameter in vlm.parameters():
-        step = max(1, parameter.numel() // SAMPLES_PER_TENSOR)
-        samples.append(parameter.reshape(-1)[step // 2 :: step])
+    for tensor in (*vlm.parameters(), *vlm.buffers()):
+        if tensor.is_meta:
+            return [math.nan] * SKETCH_SIZE
+        if tensor.is_floating_point() and tensor.numel():
+            step = max(1, tensor.numel() // SAMPLES_PER_TENSOR)
+            samples.append(tensor.reshape(-1)[step // 2 :: step])
     return _sketch(torch.cat([sample.to(samples[0].device) for sample in samples]))
 
 

@@ -18,6 +18,7 @@ import transformers
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from transformers import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .configuration_asymvlm import AsymVLMConfig
@@ -31,7 +32,8 @@ from .model_card import (
     write_model_card,
 )
 from .modeling_asymvlm import AsymVLMModel
-from .remote_code import AUTO_MAP, check_file_names, copy_code
+from .remote_code import AUTO_MAP, copy_code
+from .weights import shard_names
 
 
 RESULTS_NAME, PLOT_NAME = "all_results.json", "reliability.png"
@@ -78,6 +80,12 @@ def check_publishable(folder: Path, repo_id: str) -> None:
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != AsymVLMConfig.model_type:
         raise ValueError(f"{str(folder)!r} holds a model of type {model_type!r}, not 'asymvlm'.")
+    vlm_config = config.get("vlm_config")
+    if vlm_config is not None and vlm_config.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"the backbone {vlm_config.get('model_type')!r} is no part of transformers, and publishing runs no code "
+            "but AsymVLM's own: load the model with trust_remote_code=True and call its push_to_hub."
+        )
     missing = [name for name in weight_files(folder) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} is incomplete: it has no {', '.join(missing)}.")
@@ -99,9 +107,7 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
         return [SAFE_WEIGHTS_NAME]
-    shards = sorted(set(read_json(index)["weight_map"].values()))
-    check_file_names(shards, index)
-    return [SAFE_WEIGHTS_INDEX_NAME, *shards]
+    return [SAFE_WEIGHTS_INDEX_NAME, *shard_names(index)]
 
 
 def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None = None) -> None:

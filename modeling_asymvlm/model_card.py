@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .backbone_code import needs_code
 from .configuration_asymvlm import AsymVLMConfig
 from .report import NUM_BINS, format_table
 
@@ -49,6 +50,7 @@ def model_facts(config: AsymVLMConfig) -> dict[str, Any]:
         "takes_features": config.vlm_config is None,
         "base_model": config.base_model_name_or_path if known_base else None,
         "base_model_revision": config.base_model_revision,
+        **({"backbone_code": True} if config.vlm_config is not None and needs_code(config.vlm_config) else {}),
     }
 
 
@@ -61,7 +63,7 @@ def usage_example(facts: dict[str, Any], location: str, *, published: bool) -> s
         location (`str`): repository or folder of the model.
         published (`bool`): whether its code lies there too, so that this package need not be installed.
     """
-    trust = ", trust_remote_code=True" if published else ""
+    trust = ", trust_remote_code=True" if published or facts.get("backbone_code") else ""
     lines = [
         "import torch",
         f"from transformers import AutoModel{'' if facts['takes_features'] else ', AutoProcessor'}",

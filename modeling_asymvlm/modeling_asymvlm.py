@@ -162,6 +162,7 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         """
         if input_ids is not None and text_features is None:
             text_features = self.backbone_text_features(input_ids, attention_mask, token_type_ids)
+            text_features = text_features.to(self.logit_scale.device)
         elif text_features is None or input_ids is not None:
             raise ValueError("Pass either input_ids or text_features.")
         self._check_width(text_features, "text_features")
@@ -189,7 +190,7 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         if pixel_values is not None and image_features is None:
             image_features = self.backbone_image_features(
                 pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding
-            )
+            ).to(self.logit_scale.device)
         elif image_features is None or pixel_values is not None:
             raise ValueError("Pass either pixel_values or image_features.")
         self._check_width(image_features, "image_features")

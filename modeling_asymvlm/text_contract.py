@@ -16,10 +16,18 @@ TOWERS_WITH_POSITION_OFFSET = (
     "camembert",
     "clap_text_model",
     "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mluke",
+    "mpnet",
     "roberta",
     "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
+    "xmod",
 )
 
 
@@ -62,7 +70,7 @@ def prepare_text(
             context come without the mask that a backbone with masks needs to tell where each ends.
     """
     if attention_mask is None and not use_attention_mask and pad_token_id is not None:
-        attention_mask = _mask_without_padding(input_ids, pad_token_id)
+        attention_mask = _mask_without_padding(input_ids, pad_token_id, max_length)
     if attention_mask is not None:
         length = input_ids.shape[1]
         positions = torch.arange(length, device=input_ids.device)
@@ -85,14 +93,15 @@ def prepare_text(
     return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
 
 
-def _mask_without_padding(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
+def _mask_without_padding(input_ids: torch.Tensor, pad_token_id: int, max_length: int | None) -> torch.Tensor:
     """
-    1 up to the first padding token at the end of each text, and there too: tokenizers that pad with their end-of-text
-    token, as SigLIP's does, leave no other sign of it.
+    1 up to the last token that is not padding; in texts that must be cut, up to the first padding token, since
+    SigLIP's tokenizer pads with its end-of-text token and leaves no other sign of it.
     """
-    real = (input_ids != pad_token_id).int()
-    begun = real.flip(1).cummax(dim=1).values.flip(1)
-    return torch.cat([torch.ones_like(begun[:, :1]), begun[:, :-1]], dim=1)
+    real = (input_ids != pad_token_id).int().flip(1).cummax(dim=1).values.flip(1)
+    too_long = real.sum(dim=1, keepdim=True) > (input_ids.shape[1] if max_length is None else max_length)
+    with_end = torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], dim=1)
+    return torch.where(too_long, with_end, real)
 
 
 def _padded(

@@ -96,17 +96,23 @@ def load_backbone(name_or_path: str | os.PathLike, vlm_config: PreTrainedConfig,
     return backbone
 
 
-def check_shards(name_or_path: str | os.PathLike | None, subfolder: str = "") -> None:
+def check_shards(name_or_path: str | os.PathLike | None, subfolder: str = "", variant: str | None = None) -> None:
     """Raises `ValueError` if a sharded checkpoint in a folder names weights outside of it; the Hub's client does."""
-    index = os.path.join(name_or_path or "", subfolder, SAFE_WEIGHTS_INDEX_NAME)
+    index = os.path.join(name_or_path or "", subfolder, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant))
     if name_or_path is not None and os.path.isfile(index):
-        _weight_files(index)
+        shard_names(index)
 
 
-def _weight_files(index: str) -> list[str]:
-    with open(index, encoding="utf-8") as file:
-        names = sorted(set(json.load(file)["weight_map"].values()))
-    check_file_names(names, index)
+def shard_names(index: str | os.PathLike) -> list[str]:
+    """The files that an index of sharded weights names. Raises `ValueError` for others than safetensors beside it."""
+    try:
+        with open(index, encoding="utf-8") as file:
+            names = sorted(set(json.load(file)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{str(index)!r} is no index of weights ({type(error).__name__}: {error}): download or save it again."
+        ) from error
+    check_file_names(names, str(index))
     for name in names:
         if not name.endswith(".safetensors"):
             raise ValueError(f"{index} names the file {name!r}, but weights are read from safetensors files alone.")
@@ -129,11 +135,11 @@ def load_head_weights(
         ValueError: if a file is damaged, or an index names one outside the repository.
     """
     source = f"checkpoint {str(name_or_path)!r}"
-    index: Any = cached_file(
-        name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), _raise_exceptions_for_missing_entries=False,
-        **hub_kwargs,
-    )  # fmt: skip
-    names = [_with_variant(SAFE_WEIGHTS_NAME, variant)] if index is None else _weight_files(index)
+    single = _with_variant(SAFE_WEIGHTS_NAME, variant)
+    names, missing_is_fine = [single], {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
+    if cached_file(name_or_path, single, **missing_is_fine) is None:
+        index = cached_file(name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), **missing_is_fine)
+        names = [single] if index is None else shard_names(index)
     state_dict: dict[str, torch.Tensor] = {}
     with damage_is_named(source):
         for name in names:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_backbones import tiny_backbone
 from transformers import AutoConfig
 
-from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.backbone_code import with_loaded_code
-from modeling_asymvlm.backbones import RemoteCodeConfig
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel, backbone_code
+from modeling_asymvlm.backbone_code import save_code, with_loaded_code
+from modeling_asymvlm.backbones import RemoteCodeConfig, text_features_of
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,6 +75,8 @@ for source in sources:
             model = AsymVLMModel.from_vlm_pretrained(source, **options)
         else:
             model = AutoModel.from_pretrained(source, **options)
+            again = AsymVLMModel.from_pretrained(source, **options)
+            assert torch.equal(again.text_head.output_layer.weight, model.text_head.output_layer.weight)
     except ValueError as error:
         print("ValueError:", " ".join(str(error).split()))
         continue
@@ -166,13 +169,66 @@ def test_composing_without_the_flag_runs_nothing(workplace):
     assert not (workplace / "saved").exists()
 
 
-@pytest.mark.parametrize("reference", ["../evil.Model", "a/../../evil.Model", "modeling_duo", None, ["x.Y", None]])
-def test_a_reference_that_is_no_module_beside_the_checkpoint_runs_nothing(workplace, reference):
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "../evil.Model",
+        "a/../../evil.Model",
+        "..--modeling_duo.DuoModel",
+        "modeling_duo",
+        None,
+        ["modeling_duo.DuoModel"],
+    ],
+)
+@pytest.mark.parametrize("name", ["AutoConfig", "AutoModel"])
+def test_a_reference_that_is_no_module_beside_the_checkpoint_runs_nothing(workplace, name, reference):
     snapshot = workplace / "cache" / "models--tests--duo" / "snapshots" / COMMIT
-    auto_map = {"AutoConfig": "configuration_duo.DuoConfig", "AutoModel": reference}
-    config = RemoteCodeConfig(code_model_type="duo", auto_map=auto_map)
-    with pytest.raises(
-        ValueError, match=f"auto_map gives {re.escape(repr(reference))} for AutoModel.*No code was run"
+    config = json.loads((snapshot / "config.json").read_text())
+    config["auto_map"][name] = reference
+    (snapshot / "config.json").write_text(json.dumps(config))
+    for load in (
+        lambda: AsymVLMModel.from_vlm_pretrained(snapshot, trust_remote_code=True),
+        lambda: with_loaded_code(RemoteCodeConfig(code_model_type="duo", auto_map=config["auto_map"]), snapshot),
     ):
-        with_loaded_code(config, snapshot)
+        with pytest.raises(ValueError, match=re.escape(repr(reference))):
+            load()
     assert not (workplace / "code-has-run").exists()
+
+
+def test_the_stand_in_for_unknown_code_survives_a_round_trip():
+    values = {"model_type": "duo", "auto_map": {"AutoModel": "modeling_duo.DuoModel"}, "colour": "red"}
+    config = AsymVLMConfig(vlm_config=values, projection_dim=12)
+    again = AsymVLMConfig.from_dict(config.to_dict())
+    for each in (config, again):
+        written = each.to_dict()["vlm_config"]
+        assert {name: written[name] for name in values} == values
+        assert "code_model_type" not in written
+
+
+def test_code_of_a_backbone_never_replaces_the_models_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone_code, "custom_object_save", lambda part, place: Path(place, "heads.py").touch())
+    with pytest.raises(ValueError, match="The backbone's code has the file 'heads.py', and so has AsymVLM's"):
+        save_code(tiny_backbone("clip"), tmp_path / "saved")
+    assert not (tmp_path / "saved" / "heads.py").exists()
+
+
+@pytest.mark.parametrize("takes", ["kwargs", "names"])
+def test_the_attention_mask_reaches_a_backbone_that_takes_what_it_is_given(takes):
+    class Backbone:
+        config = RemoteCodeConfig()
+
+    received = {}
+
+    def with_kwargs(input_ids, **kwargs):
+        received.update(kwargs)
+        return torch.zeros(1, 2)
+
+    def with_names(input_ids, attention_mask=None):
+        received.update(attention_mask=attention_mask)
+        return torch.zeros(1, 2)
+
+    backbone = Backbone()
+    backbone.get_text_features = with_kwargs if takes == "kwargs" else with_names
+    mask = torch.ones(1, 3)
+    text_features_of(backbone, input_ids=torch.ones(1, 3), attention_mask=mask, token_type_ids=mask)
+    assert list(received) == ["attention_mask"] and received["attention_mask"] is mask

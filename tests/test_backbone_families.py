@@ -19,7 +19,7 @@ from tiny_backbones import (
 )
 from transformers import AutoModel
 
-from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm import AsymVLMModel, text_contract
 from modeling_asymvlm.remote_code import published
 
 
@@ -37,10 +37,21 @@ def features(model: AsymVLMModel, texts: dict, images: dict) -> tuple[torch.Tens
     return model.backbone_text_features(**texts), model.backbone_image_features(**images)
 
 
+def assert_equal(family: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    if family == "align":
+        # torch's convolutions take other paths for weights read from a file, which are not aligned in memory, so that
+        # AlignModel itself is not bit-equal either.
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    else:
+        assert torch.equal(found, expected), family
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_the_backbones_own_through_composing_saving_and_loading(family, tmp_path):
     vlm, texts, images = tiny_backbone(family), tiny_texts(family), tiny_images(family)
     native = native_features(vlm, texts, images)
+    for part in native:
+        assert part.norm(dim=-1).min() > 1e-3 and torch.pdist(part).min() > 1e-3  # something to compare
     before = copy.deepcopy(vlm.state_dict())
     model = compose(vlm)
     vlm.save_pretrained(tmp_path / "base")
@@ -60,7 +71,7 @@ def test_features_are_the_backbones_own_through_composing_saving_and_loading(fam
         ):
             for found, expected in zip(features(loaded, texts, images), native, strict=True):
                 torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
-            assert torch.equal(loaded(**texts, **images).logits_per_image, logits)
+            assert_equal(family, loaded(**texts, **images).logits_per_image, logits)
             trainable = [name for name, parameter in loaded.named_parameters() if parameter.requires_grad]
             assert trainable and all(name.startswith("text_head.") for name in trainable)
             assert not any(module.training for module in loaded.vlm.modules())
@@ -89,23 +100,27 @@ def test_a_text_gives_the_same_features_however_it_is_padded(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_text_of_the_whole_context_fits_and_a_longer_one_is_cut(family, caplog):
+def test_a_text_of_the_whole_context_fits_and_a_longer_one_is_cut(family, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(text_contract.logger, "warning_once", warnings.append)
     model = compose(tiny_backbone(family))
     assert model.config.text_max_length == CONTEXT
     long = torch.randint(3, 97, (1, CONTEXT + 9), generator=torch.Generator().manual_seed(4))
     long[0, -1] = 98
     cut = torch.cat([long[:, : CONTEXT - 1], long[:, -1:]], dim=1)
     full = model.backbone_text_features(cut, torch.ones_like(cut))
+    assert not warnings
     assert torch.equal(model.backbone_text_features(long, torch.ones_like(long)), full)
+    assert len(warnings) == 1 and "are truncated to the backbone's context of 16 tokens" in warnings[0]
 
 
 @pytest.mark.parametrize("family", WITHOUT_TEXT_MASK)
 def test_texts_without_a_mask_are_cut_at_their_padding(family):
     model = compose(tiny_backbone(family))
     long = torch.randint(3, 97, (2, CONTEXT + 4), generator=torch.Generator().manual_seed(5))
-    long[1, 6:] = model.config.text_pad_token_id
+    long[1, CONTEXT:] = model.config.text_pad_token_id  # just fits
     mask = torch.ones_like(long)
-    mask[1, 6:] = 0
+    mask[1, CONTEXT:] = 0
     assert torch.equal(model.backbone_text_features(long), model.backbone_text_features(long, mask))
 
 
@@ -147,4 +162,4 @@ def test_published_code_gives_every_family_its_own_features_without_this_package
         found = load_file(tmp_path / family / "outputs.safetensors")
         torch.testing.assert_close(found["text"], text, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(found["image"], image, atol=1e-6, rtol=1e-6)
-        assert torch.equal(found["logits"], logits), family
+        assert_equal(family, found["logits"], logits)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_backbones import tiny_backbone
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -15,9 +16,11 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     BertConfig,
     BertModel,
+    CLIPForImageClassification,
     CLIPModel,
     PreTrainedTokenizerFast,
     SiglipModel,
+    VisionTextDualEncoderModel,
 )
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
@@ -133,6 +136,45 @@ def test_a_folder_of_this_machine_does_not_leak_into_the_configuration(clip_fold
     assert any(name.startswith("vlm.") for name in load_file(tmp_path / "saved" / "model.safetensors"))
     assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
     assert model.config.base_model_name_or_path == str(clip_folder)
+
+
+def test_the_folders_of_the_towers_do_not_leak_either(tmp_path):
+    vlm = tiny_backbone("vision-text-dual-encoder")
+    for name, tower in (("vision", vlm.vision_model), ("text", vlm.text_model)):
+        tower.save_pretrained(tmp_path / name)
+    vlm = VisionTextDualEncoderModel.from_vision_text_pretrained(
+        tmp_path / "vision", tmp_path / "text", projection_dim=24
+    )
+    AsymVLMModel.from_vlm_pretrained(vlm).save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_a_head_whose_backbone_is_a_folder_is_not_pushed(clip_folder):
+    model = AsymVLMModel.from_vlm_pretrained(clip_folder)
+    model.config.save_backbone = False
+    for push in (lambda: model.push_to_hub("tests/one"), lambda: model.save_pretrained("unused", push_to_hub=True)):
+        with pytest.raises(ValueError, match="clip' is not at a commit on the Hub, .*or set config.save_backbone"):
+            push()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "float33"}, "dtype must be 'auto' or name a dtype of torch.* got 'float33'"),
+        ({"revision": "main"}, "revision and device_map say how to load a backbone, but a live one"),
+        ({"device_map": "auto"}, "revision and device_map say how to load a backbone, but a live one"),
+    ],
+)
+def test_arguments_that_a_live_backbone_cannot_take_are_named(tiny_clip, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AsymVLMModel.from_vlm_pretrained(tiny_clip, **arguments)
+
+
+def test_what_is_no_backbone_is_named():
+    with pytest.raises(TypeError, match="vlm must be a name, a folder or a live `PreTrainedModel`, got Linear"):
+        AsymVLMModel.from_vlm_pretrained(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="A CLIPForImageClassification has no joint space .*: pass a CLIPModel"):
+        AsymVLMModel.from_vlm_pretrained(CLIPForImageClassification(tiny_backbone("clip").config))
 
 
 def test_a_folder_of_the_hubs_cache_is_a_folder(clip_on_hub, tmp_path):

@@ -74,6 +74,7 @@ def test_a_configuration_without_a_backbone_can_be_saved(tmp_path):
         ({"hidden_act": "rely"}, "Unknown hidden_act 'rely': choose one of"),
         ({"vlm_config": {"model_type": "no-such-model"}}, "`model_type` of a backbone .* got 'no-such-model'"),
         ({"concentration_floor": 1.0}, "Unknown fields in an AsymVLM .* concentration_floor. .* upgrade"),
+        ({"vlm_config": "openai/clip"}, "must be a configuration or a dictionary, got 'openai/clip': .*from_vlm_pre"),
         ({"vlm_config": {"projection_dim": 3}}, "`model_type` of a backbone .* got None"),
     ],
 )

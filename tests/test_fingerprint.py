@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_backbones import tiny_backbone
-from transformers import AutoModel
+from tiny_backbones import tiny_backbone, tiny_images
+from transformers import AutoConfig, AutoModel
 
-from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.fingerprint import backbone_fingerprint, check_fingerprint
 
 
@@ -39,6 +39,40 @@ def test_a_changed_base_is_refused(head_only, changed):
     part = "text" if "text" in changed else "image"
     with pytest.raises(ValueError, match=f"base' is not the backbone that this head was trained on: its {part} feat"):
         AutoModel.from_pretrained(head)
+
+
+def test_changed_buffers_are_a_changed_base(tmp_path):
+    vlm = tiny_backbone("align")
+    vlm.save_pretrained(tmp_path / "base")
+    AsymVLMModel.from_vlm_pretrained(tmp_path / "base").save_pretrained(tmp_path / "head", save_backbone=False)
+    AutoModel.from_pretrained(tmp_path / "head")
+    for name, buffer in vlm.named_buffers():
+        if name.endswith("running_var"):
+            buffer.mul_(1.5)
+    vlm.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="image features of a fixed example differ"):
+        AutoModel.from_pretrained(tmp_path / "head")
+
+
+def test_an_offloaded_base_is_recognised_by_its_features(head_only, tmp_path):
+    places = {"": "cpu", "vision_model": "disk"}
+    model = AutoModel.from_pretrained(head_only[0], device_map=places, offload_folder=tmp_path / "offload")
+    expected = AutoModel.from_pretrained(head_only[0])
+    images = tiny_images("clip")
+    found = [each.get_image_features(**images).pooler_output for each in (model, expected)]
+    torch.testing.assert_close(*found)
+
+
+def test_a_changed_backbone_is_not_left_out_of_a_checkpoint(head_only, tmp_path):
+    model = AutoModel.from_config(AutoConfig.from_pretrained(head_only[0]))
+    with pytest.raises(ValueError, match="The model's present backbone is not the backbone that this head"):
+        model.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_fingerprint_is_named():
+    with pytest.raises(ValueError, match="backbone_fingerprint must hold dtype, image, text, weights, got {'dtype'"):
+        AsymVLMConfig(projection_dim=4, backbone_fingerprint={"dtype": "float32"})
 
 
 def test_another_base_of_the_same_shape_is_refused(head_only):

@@ -46,7 +46,12 @@ def align() -> PreTrainedModel:
     }
     text = {**TEXT, "pad_token_id": 0}
     config = transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=32)
-    return transformers.AlignModel(config)
+    model = transformers.AlignModel(config)
+    for module in model.vision_model.modules():  # its own initialisation lets the signal die out
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+            module.weight.data.mul_(1.2)
+    return model
 
 
 def altclip() -> PreTrainedModel:
