@@ -30,7 +30,8 @@ class FrozenBackboneModel(PreTrainedModel):
     def _freeze_backbone(self) -> None:
         if self.vlm is not None:
             self.vlm.requires_grad_(False)
-            self.vlm.eval()
+            if any(module.training for module in self.vlm.modules()):
+                self.vlm.eval()
 
     def train(self, mode: bool = True) -> Self:
         """
