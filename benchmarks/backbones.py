@@ -3,10 +3,11 @@
     python benchmarks/backbones.py [--families clip siglip ...]
 
 A cell is the largest absolute difference: of the composed features to the family's own `get_*_features` for compose,
-save/load, AutoModel and remote code (an interpreter where this package cannot be imported); to the model's own logits
-for the zero-shot pipeline, also by remote code, as a probability; to its own embeddings for sentence-transformers; and
-of the text tower in onnxruntime to the model, relative to the concentration. Needs the extra `dev`. Exits with 1 if a
-difference is above 1e-5 or anything fails.
+save/load, where the logits must be bit-equal too (but for ALIGN, as the code says), AutoModel and remote code (an
+interpreter where this package cannot be imported); to the model's own logits for the zero-shot pipeline, also by remote
+code, as a probability; to its own embeddings for sentence-transformers; and of the text tower in onnxruntime to the
+model, relative to the concentration. Needs the extra `dev`. Exits with 1 if a difference is above 1e-5 or anything
+fails.
 """
 
 import argparse
@@ -40,6 +41,9 @@ from modeling_asymvlm.remote_code import published  # noqa: E402
 
 COLUMNS = ["compose", "save/load", "AutoModel", "remote code", "pipeline", "sentence-transformers", "ONNX"]
 LARGEST = 1e-5
+# torch's convolutions take other paths for weights mapped from a file, which are not aligned in memory: AlignModel
+# itself is not bit-equal across saving and loading.
+NOT_BIT_EQUAL = ("align",)
 LABELS = ["red 1", "picture 2 3"]
 
 ISOLATED = """
@@ -104,7 +108,7 @@ class Family:
     def save_load(self) -> float:
         loaded = AsymVLMModel.from_pretrained(self.folder)
         logits = [model(**self.texts, **self.images).logits_per_image for model in (loaded, self.model)]
-        if not torch.equal(*logits):
+        if self.name not in NOT_BIT_EQUAL and not torch.equal(*logits):
             raise ValueError("the logits are not bit-equal")
         return difference(features(loaded, self.texts, self.images), self.native)
 
