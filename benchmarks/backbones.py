@@ -4,9 +4,9 @@
 
 A cell is the largest absolute difference: of the composed features to the family's own `get_*_features` for compose,
 save/load, where the logits must be bit-equal too (but for ALIGN, as the code says), AutoModel and remote code (an
-interpreter where this package cannot be imported); to the model's own logits for the zero-shot pipeline, also by remote
-code, as a probability; to its own embeddings for sentence-transformers; and of the text tower in onnxruntime to the
-model, relative to the concentration. Needs the extra `dev`. Exits with 1 if a difference is above 1e-5 or anything
+interpreter where this package cannot be imported); to the model's own logits for the zero-shot pipeline, also by
+remote code, as a probability; to its own embeddings for sentence-transformers; and of the text tower in onnxruntime to
+the model, relative to the concentration. Needs the extra `dev`. Exits with 1 if a difference is above 1e-5 or anything
 fails.
 """
 
