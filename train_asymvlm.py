@@ -8,7 +8,6 @@
 """
 
 import json
-import math
 import os
 import shlex
 import shutil
@@ -29,7 +28,14 @@ from transformers.utils import is_matplotlib_available
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
 from modeling_asymvlm.embedding import cached_features
-from modeling_asymvlm.model_card import model_card, model_facts, run_example, usage_example, write_model_card
+from modeling_asymvlm.model_card import (
+    model_card,
+    model_facts,
+    run_example,
+    usage_example,
+    write_model_card,
+    write_results,
+)
 from modeling_asymvlm.pairs import (
     FILE_FORMATS,
     SPLITS,
@@ -330,9 +336,9 @@ def save_report(folder: Path, results: dict[str, Any]) -> None:
         reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
     elif "uncertainty" in test:
         print("No reliability plot: matplotlib is not installed (extra `plots`).")
-    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
+    write_results(folder / "all_results.json", results)
     results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
-    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
+    write_results(folder / "all_results.json", results)
     location = _without_folder(str(folder))
     card = model_card(results, model_name=folder.resolve().name, location=location, plot=plot)
     write_model_card(folder / "README.md", card)
@@ -342,14 +348,6 @@ def _without_folder(argument: str) -> str:
     """A card is for others: of a path on this machine it gives the last part."""
     flag, equals, value = argument.rpartition("=")
     return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: list[str]) -> None:

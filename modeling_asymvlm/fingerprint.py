@@ -53,7 +53,6 @@ def _waves(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.sin(0.37 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
 
 
-@torch.no_grad()
 def _features(vlm: PreTrainedModel, text_length: int | None) -> dict[str, torch.Tensor]:
     """The features `(dim,)` of the example text and image."""
     input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(vlm.device)

@@ -272,6 +272,19 @@ def read_results(file: str | Path) -> dict[str, Any]:
     return results
 
 
+def write_results(file: str | Path, results: dict[str, Any]) -> None:
+    """Writes results as [`read_results`] takes them: JSON, in which undefined figures are null."""
+    Path(file).write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _with_nan(value: Any) -> Any:
     """Undefined figures are null in JSON, which knows no NaN."""
     if isinstance(value, dict):

@@ -136,14 +136,15 @@ def load_head_weights(
     """
     source = f"checkpoint {str(name_or_path)!r}"
     single = _with_variant(SAFE_WEIGHTS_NAME, variant)
-    names, missing_is_fine = [single], {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
-    if cached_file(name_or_path, single, **missing_is_fine) is None:
+    missing_is_fine = {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
+    paths: list[Any] = [cached_file(name_or_path, single, **missing_is_fine)]
+    if paths == [None]:
         index = cached_file(name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), **missing_is_fine)
         names = [single] if index is None else shard_names(index)
+        paths = [cached_file(name_or_path, name, **hub_kwargs) for name in names]
     state_dict: dict[str, torch.Tensor] = {}
     with damage_is_named(source):
-        for name in names:
-            path: Any = cached_file(name_or_path, name, **hub_kwargs)
+        for path in paths:
             state_dict |= load_state_dict(path)
     return state_dict
 
