@@ -26,7 +26,8 @@ from transformers import AutoProcessor, HfArgumentParser, set_seed
 from transformers.utils import is_matplotlib_available
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
+from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.embedding import cached_features
 from modeling_asymvlm.model_card import (
     model_card,

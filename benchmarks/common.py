@@ -15,7 +15,8 @@ import transformers
 from transformers import set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
+from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 

@@ -16,7 +16,8 @@ import torch
 from common import machine, print_table, train_head
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
+from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.objective import unified_loss
 from modeling_asymvlm.pairs import SPLITS
 from modeling_asymvlm.report import evaluate_split

@@ -1,4 +1,4 @@
-"""Cached features: the folder that holds them, what makes them valid, and the pairs a training batch reads.
+"""Cached features: the folder that holds them, and what makes them valid.
 
 An `EmbeddingStore` is a folder that the `datasets` library reads as well:
 
@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import Dataset
 
 
 # What a caption may carry besides itself: its true ambiguity (log of the number of scenes it fits), and its level in a
@@ -209,33 +208,3 @@ class EmbeddingStore:
 
 def _list_array(features: torch.Tensor) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(features.contiguous().numpy().ravel()), features.shape[1])
-
-
-class FeaturePairs(Dataset):
-    """
-    The pairs of a split, one per caption, as `AsymVLMModel.forward` takes them. A batch is read at once: pass
-    `collate_fn=FeaturePairs.collate` to the `DataLoader`.
-    """
-
-    def __init__(self, split: EmbeddingSplit):
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split.text_image_index)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = torch.as_tensor(indices)
-        image_rows = self.split.text_image_index[rows]
-        return {
-            "text_features": self.split.text_features[rows],  # (batch, dim)
-            "image_features": self.split.image_features[image_rows],  # (batch, dim)
-            "image_ids": image_rows,  # (batch,)
-        }
-
-    @staticmethod
-    def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch as `__getitems__` read it."""
-        return batch

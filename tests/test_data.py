@@ -1,4 +1,4 @@
-"""EmbeddingStore and FeaturePairs: layout, round trip, interruption, and every kind of broken store."""
+"""EmbeddingStore: layout, round trip, interruption, and every kind of broken store."""
 
 import datasets
 import numpy as np
@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore, FeaturePairs
+from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 
 
 def make_split(seed: int, images: int = 5, texts: int = 12, dim: int = 6) -> EmbeddingSplit:
@@ -132,19 +131,3 @@ def test_folders_that_are_no_store_are_named(store, tmp_path):
     (store.path / "captions" / "test.parquet").unlink()
     with pytest.raises(ValueError, match="train.parquet cannot be read as parquet"):
         EmbeddingStore(store.path).split("train")
-
-
-def test_a_batch_holds_matching_rows():
-    split = make_split(4)
-    pairs = FeaturePairs(split)
-    loader = DataLoader(pairs, batch_size=5, shuffle=True, collate_fn=FeaturePairs.collate)
-    seen = []
-    for batch in loader:
-        for text, image, image_id in zip(*(batch[name] for name in batch), strict=True):
-            caption = int((split.text_features == text).all(dim=1).nonzero())
-            assert image_id == split.text_image_index[caption]
-            assert torch.equal(image, split.image_features[image_id])
-            seen.append(caption)
-    assert list(batch) == ["text_features", "image_features", "image_ids"]
-    assert sorted(seen) == list(range(12))
-    assert torch.equal(pairs[3]["text_features"], split.text_features[3:4])

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, FeaturePairs
+from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.objective import unified_loss
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 

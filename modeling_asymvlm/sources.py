@@ -1,0 +1,68 @@
+"""What a reader of pairs gives and the builder of a store takes: images with their captions, part by part."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image, ImageOps
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """
+    An image with all its captions.
+
+    Args:
+        image_id (`str`): identity of the image within its split.
+        image (`Path` or `bytes`): a file, or its content.
+        captions (`Sequence[str]`): at least one text, none of them empty.
+        columns (`Mapping[str, Sequence]`): those of `CAPTION_COLUMNS` that the data have, a value per caption.
+    """
+
+    image_id: str
+    image: Path | bytes
+    captions: Sequence[str]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The image's path, or its identity where it has none, in quotation marks."""
+        return repr(str(self.image) if isinstance(self.image, Path) else self.image_id)
+
+    def open(self) -> Image.Image:
+        """Decodes the image as RGB, upright. Raises `ValueError` with its name if that fails."""
+        try:
+            with Image.open(self.image if isinstance(self.image, Path) else io.BytesIO(self.image)) as opened:
+                return ImageOps.exif_transpose(opened).convert("RGB")
+        except Exception as error:  # for a broken file, Pillow's decoders raise nearly anything
+            raise ValueError(f"Image {self.name} cannot be read: {error}.") from error
+
+
+class PairSource(Protocol):
+    """
+    The images and captions of one split, cut into parts that can be read on their own, in any order and by any
+    process. An image stands in one part only, with all its captions; the same part gives the same images in the same
+    order every time it is read.
+    """
+
+    num_images: int | None
+    """Images in all parts, or `None` where only reading them would tell."""
+
+    num_captions: int | None
+    """Captions in all parts, or `None` where only reading them would tell."""
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are, at least one."""
+        ...
+
+    def fingerprint(self, part: int) -> str:
+        """SHA-256 of what a part holds: captions, identities and the images' bytes, or their files' size and time of
+        change. It is found without decoding images."""
+        ...
+
+    def read(self, part: int) -> Iterator[CaptionedImage]:
+        """The images of a part, one after another. Raises `ValueError` for a row that is no pair."""
+        ...
