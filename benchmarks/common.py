@@ -3,13 +3,16 @@
 import logging
 import os
 import platform
+import resource
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import transformers
 from transformers import set_seed
@@ -27,8 +30,10 @@ transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
     """Processor, cores and versions: what a figure of time depends on."""
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}"
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -36,6 +41,37 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def _finish(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def interleaved_medians(runs: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Median seconds of each run, all taken in turns after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            _finish(device)
+            started = time.perf_counter()
+            run()
+            _finish(device)
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int:
+    """Bytes that a run needs at its peak beyond what there was: of the accelerator, or of this process."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    before = psutil.Process().memory_info().rss
+    run()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 def train_head(

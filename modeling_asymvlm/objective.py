@@ -17,23 +17,16 @@ the reference code; the Power Spherical normaliser of the reference code is exac
 All computation is in float32 at least, whatever the input dtype and the autocast state.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
+from .contrastive import LOWEST_COSINE, ContrastiveLoss
 from .special import power_spherical_log_normalizer, vmf_log_normalizer, vmf_log_normalizer_paper
 
 
 DISTRIBUTIONS = ("vmf", "power_spherical", "deterministic")
 NORMALIZERS = ("exact", "paper")
-
-# In float32 the cosine of an image opposite to the text rounds to -1 and below, where ln(1 + cosine) is -inf or NaN.
-# Pairwise Power Spherical scores are therefore bounded from below by kappa * ln(1e-6) = -13.8 kappa (zero gradient
-# beyond), a bound that is reached only within 0.08 degrees of the antipode.
-MIN_ONE_PLUS_COSINE = 1e-6
 
 
 def check_choices(distribution: str, normalizer: str) -> None:
@@ -112,7 +105,7 @@ def pair_scores(
         if distribution == "vmf":
             return text_embeds @ images.T + log_normalizers
         cosines = F.normalize(text_embeds, dim=-1) @ images.T  # (num_texts, num_images)
-        return concentration * torch.log1p(cosines.clamp(min=MIN_ONE_PLUS_COSINE - 1.0)) + log_normalizers
+        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
 
 
 class _GatherRows(torch.autograd.Function):
@@ -132,6 +125,31 @@ class _GatherRows(torch.autograd.Function):
         return gradient[dist.get_rank() * ctx.num_rows :][: ctx.num_rows]
 
 
+def _linear_forms(
+    text_embeds: torch.Tensor,
+    image_embeds: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    distribution: str,
+    normalizer: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """
+    What [`ContrastiveLoss`] takes: the unit vectors of the images, and of the texts the vectors `(batch, dim)`, scales
+    and biases `(batch,)` whose logits are tau delta. All are of one dtype, float32 at least.
+    """
+    dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
+    text_embeds, images = text_embeds.to(dtype), F.normalize(image_embeds.to(dtype), dim=-1)
+    tau = torch.as_tensor(logit_scale, device=text_embeds.device).to(dtype)
+    if distribution == "deterministic":
+        return images, tau * F.normalize(text_embeds, dim=-1), None, None
+    concentration = torch.linalg.vector_norm(text_embeds, dim=-1)  # (batch,)
+    biases = tau * log_normalizer(
+        concentration, text_embeds.shape[1], distribution=distribution, normalizer=normalizer
+    )
+    if distribution == "vmf":
+        return images, tau * text_embeds, None, biases
+    return images, F.normalize(text_embeds, dim=-1), tau * concentration, biases
+
+
 def _check_equal_batches(num_rows: int, device: torch.device) -> None:
     sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([num_rows], device=device))
@@ -140,40 +158,6 @@ def _check_equal_batches(num_rows: int, device: torch.device) -> None:
             f"Every process needs the same number of pairs in a batch, got {[int(size) for size in sizes]}: "
             "train with dataloader_drop_last=True."
         )
-
-
-def _mean_negative_log_softmax(
-    logit_rows: Callable[[int, int], torch.Tensor],
-    row_ids: torch.Tensor | None,
-    column_ids: torch.Tensor | None,
-    *,
-    offset: int,
-    num_rows: int,
-    tile_size: int,
-) -> torch.Tensor:
-    """
-    Mean over the rows of -ln softmax at the row's own column, `offset + row`, by tiles of rows.
-
-    `logit_rows(start, stop)` gives the logits of these rows. Other columns with the row's id leave the denominator.
-    """
-
-    def tile(start: int, stop: int) -> torch.Tensor:
-        logits = logit_rows(start, stop)  # (rows, columns)
-        own = torch.arange(offset + start, offset + stop, device=logits.device)
-        if row_ids is not None and column_ids is not None:
-            same = row_ids[start:stop, None] == column_ids[None, :]
-            same[torch.arange(stop - start, device=logits.device), own] = False
-            logits = logits.masked_fill(same, float("-inf"))
-        return F.cross_entropy(logits, own, reduction="sum")
-
-    if tile_size >= num_rows:
-        return tile(0, num_rows) / num_rows
-    # Each tile is computed again in the backward pass, so that only one tile of logits is alive at a time.
-    losses = [
-        checkpoint(tile, start, min(start + tile_size, num_rows), use_reentrant=False)
-        for start in range(0, num_rows, tile_size)
-    ]
-    return torch.stack(losses).sum() / num_rows
 
 
 def unified_loss(
@@ -205,8 +189,9 @@ def unified_loss(
             Integer identity of each pair's image. Other pairs of the same image are matches as well, so they are taken
             out of the denominators. Without it every other pair counts as a negative.
         tile_size (`int`, *optional*):
-            Rows of the logit matrix held at a time; the value and the gradients do not depend on it. By default the
-            whole matrix is held.
+            Rows of the logit matrix computed at a time; the value and the gradients do not depend on it. By default
+            chosen from the batch: up to 64 MiB of logits are kept for the backward pass, larger matrices are computed
+            again tile by tile, with memory linear in the batch.
         gather (`bool`, *optional*, defaults to `True`):
             In a distributed run, contrast the pairs of this process with those of all processes. The mean of the
             processes' losses, and of their gradients as DistributedDataParallel takes it, equals that of one process
@@ -230,33 +215,18 @@ def unified_loss(
     if tile_size is not None and tile_size < 1:
         raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
 
-    texts, images, ids, offset = text_embeds, image_embeds, image_ids, 0
-    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    spread = gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    offset = 0
+    if spread:
         _check_equal_batches(text_embeds.shape[0], text_embeds.device)
-        texts, images = _GatherRows.apply(text_embeds), _GatherRows.apply(image_embeds)
-        ids = _GatherRows.apply(image_ids) if image_ids is not None else None
         offset = dist.get_rank() * text_embeds.shape[0]
-    if texts.shape[0] < 2:
-        raise ValueError(f"A contrastive objective needs at least two pairs in a batch, got {texts.shape[0]}.")
-
-    def text_rows(start: int, stop: int) -> torch.Tensor:
-        scores = pair_scores(text_embeds[start:stop], images, distribution=distribution, normalizer=normalizer)
-        return logit_scale * scores
-
-    def image_rows(start: int, stop: int) -> torch.Tensor:
-        scores = pair_scores(texts, image_embeds[start:stop], distribution=distribution, normalizer=normalizer)
-        return logit_scale * scores.T
-
-    batch = text_embeds.shape[0]
-    rows = {"offset": offset, "num_rows": batch, "tile_size": tile_size or batch}
+    elif text_embeds.shape[0] < 2:
+        raise ValueError(f"A contrastive objective needs at least two pairs in a batch, got {text_embeds.shape[0]}.")
     with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        if texts is text_embeds and rows["tile_size"] >= batch:  # one product serves both directions
-            logits = text_rows(0, batch)
-            text_to_image = _mean_negative_log_softmax(lambda start, stop: logits[start:stop], image_ids, ids, **rows)
-            image_to_text = _mean_negative_log_softmax(
-                lambda start, stop: logits.T[start:stop], image_ids, ids, **rows
-            )
-        else:
-            text_to_image = _mean_negative_log_softmax(text_rows, image_ids, ids, **rows)
-            image_to_text = _mean_negative_log_softmax(image_rows, image_ids, ids, **rows)
-    return (text_to_image + image_to_text) / 2
+        forms = _linear_forms(text_embeds, image_embeds, logit_scale, distribution, normalizer)
+        images, *texts = forms
+        ids = image_ids
+        if spread:  # texts travel, images stay; the columns' log-sum-exp is merged
+            texts = [None if part is None else _GatherRows.apply(part) for part in texts]
+            ids = None if image_ids is None else _GatherRows.apply(image_ids)
+        return ContrastiveLoss.apply(images, *texts, ids, offset, tile_size, spread)
