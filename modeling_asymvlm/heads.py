@@ -17,6 +17,11 @@ class ProbabilisticTextHead(nn.Module):
     Multilayer perceptron with `num_hidden_layers` hidden layers and a linear output, initialised as `torch.nn.Linear`
     is, which gives eta = kappa * mu; and the temperature tau, `logit_scale`. It computes in float32 at least, under
     any autocast and whatever the dtype of its weights.
+
+    Attributes:
+        training_dtype (`torch.dtype`, *optional*):
+            bfloat16 or float16 for the products of the layers in training mode, which mixed-precision training sets.
+            Its output is float32 nonetheless, and the evaluation mode does not know it.
     """
 
     def __init__(self, config: AsymVLMConfig):
@@ -32,15 +37,20 @@ class ProbabilisticTextHead(nn.Module):
             nn.init.zeros_(self.output_layer.weight)
             nn.init.zeros_(self.output_layer.bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        self.training_dtype: torch.dtype | None = None
 
     def forward(self, text_features: torch.Tensor) -> torch.Tensor:
         """`text_features` of shape `(batch, projection_dim)` to eta of the same shape."""
-        with torch.autocast(device_type=text_features.device.type, enabled=False):
+        device_type = text_features.device.type
+        mixed = self.training and self.training_dtype is not None
+        with torch.autocast(device_type, enabled=False):
             text_features = text_features.to(at_least_float32(self.output_layer.weight).dtype)
-            hidden = text_features
-            for layer in self.hidden_layers:
-                hidden = self.dropout(self.activation(_linear(layer, hidden)))  # (batch, hidden_size)
-            output = _linear(self.output_layer, hidden)
+            with torch.autocast(device_type, dtype=self.training_dtype, enabled=mixed):
+                hidden = text_features
+                for layer in self.hidden_layers:
+                    hidden = self.dropout(self.activation(_linear(layer, hidden)))  # (batch, hidden_size)
+                output = _linear(self.output_layer, hidden)
+            output = output.to(text_features.dtype)
             if self.learns_direction:
                 return output  # (batch, projection_dim)
             concentration = self.initial_concentration * torch.exp(output)  # (batch, 1)
@@ -49,7 +59,7 @@ class ProbabilisticTextHead(nn.Module):
 
 def _linear(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """The layer in the dtype of `inputs`; it is called, not copied, so that an adapter around it takes part."""
-    if layer.weight.dtype == inputs.dtype:
+    if layer.weight.dtype == inputs.dtype or torch.is_autocast_enabled(inputs.device.type):
         return layer(inputs)
     parameters = {name: at_least_float32(parameter) for name, parameter in layer.named_parameters()}
     return functional_call(layer, parameters, (inputs,))

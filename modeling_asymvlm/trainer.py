@@ -3,76 +3,38 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
+from .batches import GlobalOrder
+from .interruption import SaveOnInterrupt
 from .objective import unified_loss
 from .remote_code import published
+from .training_arguments import AsymVLMTrainingArguments
+from .training_state import load_random_state, load_training_state, save_random_state, save_training_state
 from .weights import BACKBONE_PREFIX
 
 
-@dataclass
-class AsymVLMTrainingArguments(TrainingArguments):
-    """
-    `TrainingArguments` with defaults for a head on frozen features: AdamW with a cosine schedule for a few epochs of
-    large batches, evaluated and saved every epoch, of which the best by validation loss is kept.
-    """
+UNFINISHED = "unfinished-"
 
-    _argument_group_name = "training"
 
-    output_dir: str = field(default="outputs/asymvlm", metadata={"help": "Folder for the model, figures and card."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training captions."})
-    per_device_train_batch_size: int = field(
-        default=1024, metadata={"help": "Pairs contrasted on each device; more pairs give more negatives."}
-    )
-    per_device_eval_batch_size: int = field(
-        default=4096,
-        metadata={"help": "Pairs contrasted at a time in the validation loss, which depends on this number."},
-    )
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of AdamW."})
-    weight_decay: float = field(default=1.0, metadata={"help": "Of the head's matrices; never of tau or the biases."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up, or below 1 the share of all steps."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to compute the validation loss."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint of the head."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept besides the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the head of lowest validation loss."})
-    metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "What makes a head the best."})
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: image_ids are used."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop the last, smaller batch in training; evaluation never drops a pair."}
-    )
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Copy batches to pinned memory first."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
-    tile_size: int | None = field(
-        default=None,
-        metadata={"help": "Rows of the logit matrix held in memory at a time; the result does not depend on it."},
-    )
+class _EpochOrder(TrainerCallback):
+    """Tells the order of the pairs which epoch begins, through whatever is wrapped around it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("tile_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not self.num_train_epochs > 0:
-            raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
-        if self.push_to_hub:
-            raise ValueError(
-                "push_to_hub must stay off: it would upload the whole output folder while training, cached captions "
-                "and pickled arguments included. Publish afterwards with `python -m modeling_asymvlm.hub publish`."
-            )
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must stay off: AsymVLMTrainer uses the column image_ids")
+    def __init__(self, order: GlobalOrder):
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.order.set_epoch(math.floor(state.epoch))
 
 
 def _features(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -85,13 +47,20 @@ class AsymVLMTrainer(Trainer):
     `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features. A PEFT
     model with adapters on its head is trained and saved by its adapters.
 
+    The order of the pairs depends on `data_seed` (or `seed`) and the epoch alone, so any number of processes with the
+    same pairs in a batch over all of them sees the same batches. Gradient accumulation does not enlarge the contrast:
+    its batches are contrasted one by one. With `--bf16` or `--fp16` the products of the head's layers are in half
+    precision while training; the densities, the objective and the evaluation stay in float32. Checkpoints appear whole
+    or not at all, hold no pickle, and resume bit by bit. Ctrl-C and SIGTERM end training with a checkpoint.
+
     The batches hold what [`AsymVLMModel.forward`] takes, with `image_ids` if several captions may share an image.
     `eval_loss` is the objective on the whole evaluation set in blocks of the evaluation batch size: no pair is dropped
     and none is contrasted with fewer than two. `compute_metrics` gets the natural parameters and the image vectors of
     all pairs as predictions and the `image_ids` as labels, and is called only where there are ids.
 
     Raises:
-        ValueError: if several GPUs are visible to one process, where `DataParallel` would split the contrast.
+        ValueError: if several GPUs are visible to one process, where `DataParallel` would split the contrast, or if
+            the processes were started for FSDP or DeepSpeed.
     """
 
     args: AsymVLMTrainingArguments
@@ -103,6 +72,18 @@ class AsymVLMTrainer(Trainer):
                 f"One process sees {self.args.n_gpu} GPUs, and DataParallel would contrast only within a GPU. Start "
                 "one process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one."
             )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "accelerate is set up for FSDP or DeepSpeed, which have nothing to shard in a head of a few million "
+                "parameters. Choose plain multi-GPU or multi-CPU in `accelerate config`."
+            )
+        if self.args.bf16 or self.args.fp16:
+            model = self.accelerator.unwrap_model(self.model)
+            model.text_head.training_dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self.interruption = SaveOnInterrupt()
+        self.add_callback(self.interruption)
 
     def compute_loss(
         self,
@@ -201,6 +182,79 @@ class AsymVLMTrainer(Trainer):
             )
         return super().get_train_dataloader()
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        train_dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.one_caption_per_image and not hasattr(train_dataset, "text_image_index"):
+            raise ValueError(
+                f"one_caption_per_image needs to know the images: {type(train_dataset).__name__} has no attribute "
+                "text_image_index, as FeaturePairs has."
+            )
+        order = GlobalOrder(
+            len(train_dataset),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            global_batch_size=self.args.train_batch_size * self.args.world_size,
+            text_image_index=train_dataset.text_image_index if self.args.one_caption_per_image else None,
+        )
+        self.remove_callback(_EpochOrder)
+        self.add_callback(_EpochOrder(order))
+        return order
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """As in `Trainer`, but the folder appears under its name when all of it is on the disk."""
+        self.store_flos()
+        run = Path(str(self.args.output_dir))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unfinished = run / f"{UNFINISHED}{folder.name}"
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self._wait_for_all()
+        self.save_model(str(unfinished), _internal_call=True)
+        if self.state.best_global_step:
+            best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            if best == folder or best.exists():
+                self.state.best_model_checkpoint = str(best)
+        if not self.args.save_only_model:
+            save_random_state(unfinished / self._random_state_file)
+            if self.args.should_save:
+                save_training_state(unfinished, self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+        self._wait_for_all()
+        if self.args.should_save:
+            exportable = (*self.callback_handler.callbacks, self.control)
+            states: Any = {
+                type(part).__name__: part.state() for part in exportable if isinstance(part, ExportableState)
+            }
+            self.state.stateful_callbacks = states
+            self.state.save_to_json(str(unfinished / "trainer_state.json"))
+            _flush(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that this one goes over again
+            unfinished.rename(folder)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    @property
+    def _random_state_file(self) -> str:
+        return f"random_state_{self.args.process_index}.safetensors"
+
+    def _wait_for_all(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_training_state(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Restored with the optimiser."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """A process that the checkpoint does not know, as there were fewer, keeps the state of its seed."""
+        if checkpoint is not None and (Path(checkpoint) / self._random_state_file).is_file():
+            load_random_state(Path(checkpoint) / self._random_state_file)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         missing = [name for name in load_result.missing_keys if not name.startswith(BACKBONE_PREFIX)]
         unexpected = list(load_result.unexpected_keys)
@@ -215,7 +269,7 @@ class AsymVLMTrainer(Trainer):
         if isinstance(model, PreTrainedModel):
             # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
             # loading. What is saved by name is saved as the model's configuration says.
-            on_the_way = os.path.basename(os.path.normpath(output_dir)).startswith(PREFIX_CHECKPOINT_DIR)
+            on_the_way = Path(output_dir).name.removeprefix(UNFINISHED).startswith(PREFIX_CHECKPOINT_DIR)
             head_only = on_the_way and model.config.base_model_name_or_path is not None
             model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
         else:  # a PEFT model around it, which saves its adapters alone
@@ -224,3 +278,13 @@ class AsymVLMTrainer(Trainer):
             self.processing_class.save_pretrained(output_dir)
         with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
             json.dump(self.args.to_sanitized_dict(), file, indent=2)
+
+
+def _flush(folder: Path) -> None:
+    """Waits until the files are on the disk, so that a name never stands for less than what was written."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

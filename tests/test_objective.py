@@ -185,7 +185,7 @@ def test_batches_that_are_no_pairs_are_refused():
         pair_scores(text_embeds, images[:, :7], distribution="vmf")
 
 
-def worker(rank: int, world_size: int, folder: str, tile_size: int | None) -> None:
+def worker(rank: int, world_size: int, folder: str, tile_size: int | None, distribution: str) -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     text_embeds, images = make_embeddings(11, 8, 8, 8)
@@ -194,7 +194,7 @@ def worker(rank: int, world_size: int, folder: str, tile_size: int | None) -> No
 
     def loss(texts, images, scale):
         ids = image_ids[rows]
-        return unified_loss(texts, images, scale, distribution="vmf", image_ids=ids, tile_size=tile_size)
+        return unified_loss(texts, images, scale, distribution=distribution, image_ids=ids, tile_size=tile_size)
 
     scale = torch.tensor(1.3, dtype=torch.float64)
     results = value_and_gradients(loss, text_embeds[rows], images[image_ids][rows], scale)
@@ -208,21 +208,22 @@ def worker(rank: int, world_size: int, folder: str, tile_size: int | None) -> No
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("tile_size", [None, 3])
-def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path, tile_size):
-    mp.spawn(worker, args=(2, str(tmp_path), tile_size), nprocs=2)
+@pytest.mark.parametrize(("world_size", "tile_size"), [(2, None), (2, 3), (4, None), (4, 1)])
+@pytest.mark.parametrize("distribution", ["vmf", "power_spherical"])
+def test_several_processes_give_the_loss_and_gradients_of_one(tmp_path, world_size, tile_size, distribution):
+    mp.spawn(worker, args=(world_size, str(tmp_path), tile_size, distribution), nprocs=world_size)
     text_embeds, images = make_embeddings(11, 8, 8, 8)
     image_ids = torch.tensor([0, 1, 1, 2, 3, 0, 3, 4])
     value, text_gradient, image_gradient, scale_gradient = value_and_gradients(
-        lambda t, i, s: unified_loss(t, i, s, distribution="vmf", image_ids=image_ids),
+        lambda t, i, s: literal_loss(t, i, s, distribution, image_ids),
         text_embeds,
         images[image_ids],
         torch.tensor(1.3, dtype=torch.float64),
     )
-    files = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
-    parts = [[file[str(index)] for index in range(4)] for file in files]
+    files = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(world_size)]
+    values, texts, image_parts, scales = ([file[str(index)] for file in files] for index in range(4))
     # DistributedDataParallel takes the mean over processes of the gradients of whatever the processes share.
-    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, value)
-    torch.testing.assert_close((parts[0][3] + parts[1][3]) / 2, scale_gradient)
-    torch.testing.assert_close(torch.cat([parts[0][1], parts[1][1]]) / 2, text_gradient)
-    torch.testing.assert_close(torch.cat([parts[0][2], parts[1][2]]) / 2, image_gradient)
+    torch.testing.assert_close(torch.stack(values).mean(), value)
+    torch.testing.assert_close(torch.stack(scales).mean(), scale_gradient)
+    torch.testing.assert_close(torch.cat(texts) / world_size, text_gradient)
+    torch.testing.assert_close(torch.cat(image_parts) / world_size, image_gradient)

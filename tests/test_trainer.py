@@ -194,3 +194,51 @@ def test_the_temperature_and_the_biases_are_not_decayed(tmp_path):
     names = make_trainer(tmp_path, model).get_decay_parameter_names(model)
     assert names and all(name.endswith("weight") for name in names)
     assert "text_head.logit_scale" not in names
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_mixed_precision_rounds_the_products_and_nothing_else(tmp_path, dtype):
+    model = head_model(hidden_dropout_prob=0.0)
+    batch = make_pairs(0, 8, 16).__getitems__(range(16))
+    with torch.no_grad():
+        exact = model.eval()(text_features=batch["text_features"]).text_embeds
+        model.text_head.training_dtype = torch.bfloat16 if dtype == "bf16" else torch.float16
+        assert torch.equal(model(text_features=batch["text_features"]).text_embeds, exact)
+        rounded = model.train()(text_features=batch["text_features"]).text_embeds
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.02 * exact.abs().max().item())
+    loss = model(**batch, return_loss=True).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.text_head.parameters())
+
+
+def test_training_in_bfloat16_learns_as_well(tmp_path):
+    losses = {}
+    for mixed in (False, True):
+        model = head_model()
+        trainer = make_trainer(tmp_path / str(mixed), model, bf16=mixed, use_cpu=True, num_train_epochs=4)
+        trainer.train()
+        assert model.text_head.training_dtype == (torch.bfloat16 if mixed else None)
+        losses[mixed] = trainer.state.best_metric
+    assert losses[True] == pytest.approx(losses[False], rel=0.02) and losses[True] != losses[False]
+
+
+@pytest.mark.parametrize("arguments", [{"deepspeed": {"zero_optimization": {"stage": 1}}}, {"fsdp": "full_shard"}])
+def test_sharded_training_is_refused(tmp_path, arguments, monkeypatch):
+    with pytest.raises((ValueError, ImportError), match="must stay off|deepspeed"):
+        AsymVLMTrainingArguments(output_dir=str(tmp_path), **arguments)
+
+
+def test_one_caption_per_image_needs_to_know_the_images(tmp_path):
+    trainer = make_trainer(tmp_path, head_model(), train=[{}] * 64, one_caption_per_image=True)
+    with pytest.raises(ValueError, match="list has no attribute text_image_index"):
+        trainer.get_train_dataloader()
+
+
+def test_batches_hold_an_image_once_when_asked(tmp_path):
+    trainer = make_trainer(tmp_path, head_model(), one_caption_per_image=True)
+    batches = [batch["image_ids"] for batch in trainer.get_train_dataloader()]
+    assert len(batches) == 4 and all(len(ids.unique()) == 16 for ids in batches)
+    plain = make_trainer(tmp_path, head_model())
+    assert any(len(batch["image_ids"].unique()) < 16 for batch in plain.get_train_dataloader())
