@@ -42,7 +42,8 @@ def machine(device: str = "cpu") -> str:
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def _finish(device: str) -> None:
+def finish(device: str) -> None:
+    """Waits until an accelerator has done what it was given."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
@@ -52,10 +53,10 @@ def interleaved_medians(runs: Mapping[str, Callable[[], Any]], repeats: int, dev
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
-            _finish(device)
+            finish(device)
             started = time.perf_counter()
             run()
-            _finish(device)
+            finish(device)
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
