@@ -37,7 +37,7 @@ from modeling_asymvlm.model_card import (
     write_model_card,
     write_results,
 )
-from modeling_asymvlm.pairs import FILE_FORMATS, SPLITS, load_sources
+from modeling_asymvlm.pairs import DATA_SUFFIXES, SPLITS, load_sources
 from modeling_asymvlm.report import evaluate_split, format_table
 from modeling_asymvlm.sources import PairSource
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
@@ -198,18 +198,26 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
     if data.embeddings is not None and data.dataset_name_or_path is not None:
         raise ValueError("--embeddings and --dataset_name_or_path exclude each other: pass cached features or pairs.")
     if data.embeddings is not None:
-        missing = [split for split in SPLITS if split not in EmbeddingStore(data.embeddings).splits]
+        store = EmbeddingStore(data.embeddings)
+        missing = [split for split in SPLITS if split not in store.splits]
         if missing:
             raise ValueError(f"--embeddings {data.embeddings!r} has no split {' and no split '.join(missing)}.")
+        if model.model_name_or_path is not None and (store.fingerprint or {}).get("normalized"):
+            raise ValueError(
+                f"--embeddings {data.embeddings!r} holds features of unit length, as a backbone does not give them: "
+                "leave --model_name_or_path off, and give the head normalised features."
+            )
     if training.n_gpu > 1:
         raise ValueError(f"one process sees {training.n_gpu} GPUs: start one process a GPU with `accelerate launch`.")
+    if data.image_folder is not None and not Path(data.image_folder).is_dir():
+        raise ValueError(f"--image_folder: there is no folder {data.image_folder!r}.")
     for name, value in (
         ("model_name_or_path", model.model_name_or_path),
         ("dataset_name_or_path", data.dataset_name_or_path),
     ):
         # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
         is_path = value is not None and (
-            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in FILE_FORMATS
+            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in DATA_SUFFIXES
         )
         if is_path and not (value and Path(value).exists()):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")

@@ -13,9 +13,10 @@ from .readers.tars import TarPairs
 from .sources import PairSource
 
 
-__all__ = ["FILE_FORMATS", "SPLITS", "load_sources"]
+__all__ = ["DATA_SUFFIXES", "SPLITS", "load_sources"]
 
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+DATA_SUFFIXES = (*FILE_FORMATS, ".tar", ".txt", ".token")
 NO_OPTIONS_OF_TABLES = ("image_column", "caption_column", "image_id_column", "streaming", "dataset_config_name")
 RECOGNISED = (
     "a folder of train, validation and test files (.json, .jsonl, .csv, .parquet), of images with metadata.jsonl or "
