@@ -141,8 +141,8 @@ def _feature_files(folder: Path) -> list[FeatureFiles]:
         missing = [number for number in numbers if number not in of_kind]
         if missing:
             raise ValueError(
-                f"{str(folder / name)!r} lacks number {missing[0]}. Features of images and texts and their metadata are "
-                "needed: let clip-retrieval write all three."
+                f"{str(folder / name)!r} lacks number {missing[0]}. Features of images, of texts and metadata are all "
+                "needed: let clip-retrieval write them."
             )
     return [FeatureFiles(*(found[name][number] for name in ("img_emb", "text_emb", "metadata"))) for number in numbers]
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -58,7 +59,8 @@ class StreamPairs:
         files beside them, their sizes and times of change count too, and the rows are read for it.
         """
         content: list[Any] = [self.version, part, self.num_parts, repr(self.columns), repr(self.share)]
-        first = next(self._rows(part), None)
+        with closing(self._rows(part)) as rows:
+            first = next(rows, None)
         if first is not None and _is_local_file(first[1][self.columns.image]):
             content.append(fingerprint_of(self.read(part)))
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -94,7 +96,7 @@ class StreamPairs:
             content = self._content(first[self.columns.image], place)
             yield captioned_image(image_id, content, values, self.columns.caption, self.folder, place)
 
-    def _rows(self, part: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(self, part: int) -> Generator[tuple[int, dict[str, Any]], None, None]:
         dataset = self.dataset if self.num_parts == 1 else self.dataset.shard(self.num_parts, part)
         try:
             yield from enumerate(dataset)
