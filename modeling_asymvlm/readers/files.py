@@ -22,17 +22,18 @@ class Opening:
 
     Args:
         name (`str`): the file, the folder, or the name on the Hub.
-        columns (`PairColumns`): where the images and captions stand.
+        columns (`PairColumns`, *optional*): where the images and captions stand.
         image_folder (`Path`, *optional*): what paths of images are relative to, if not to the data's own folder.
-        streaming (`bool`): read from the files as they come, rather than from a copy in the cache of `datasets`.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Read from the files as they come, rather than from a copy in the cache of `datasets`.
         config_name (`str`, *optional*): configuration of a data set of the `datasets` library.
     """
 
     name: str
-    columns: PairColumns
-    image_folder: Path | None
-    streaming: bool
-    config_name: str | None
+    columns: PairColumns = DEFAULT_COLUMNS
+    image_folder: Path | None = None
+    streaming: bool = False
+    config_name: str | None = None
 
     def refuse(self, *options: str) -> None:
         """Raises `ValueError` if one of these options was given, for a layout that has no use for it."""

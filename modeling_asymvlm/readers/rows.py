@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -101,7 +102,12 @@ class ImageFolder:
 
     def short_path(self, path: str) -> str:
         """A path relative to the folder where it lies in it, and else as it is."""
-        return path.removeprefix(str(self.path.absolute()) + os.sep)
+        return path.removeprefix(self.prefix)
+
+    @cached_property
+    def prefix(self) -> str:
+        """With what the absolute path of a file in the folder begins."""
+        return str(self.path.absolute()) + os.sep
 
 
 DEFAULT_COLUMNS = PairColumns()

@@ -125,8 +125,15 @@ class TablePairs:
         column = self.columns.image
         id_column = self.columns.image_id
         keys = [] if id_column is None else self._given_ids(id_column).chunks
+        kind = self._rows_of_pairs.features.arrow_schema.field(column).type
+        if not _holds_images(kind):
+            raise ValueError(
+                f"{self.name}: {column!r} must hold images or their paths, but is {kind}. Name another column with "
+                "--image_column."
+            )
         row = 0
-        for batch in self._rows_of_pairs.select_columns([column]).iter(batch_size=ROWS_AT_A_TIME):
+        batch_size = IMAGES_PER_PART if _is_text(kind) else ROWS_AT_A_TIME
+        for batch in self._rows_of_pairs.select_columns([column]).iter(batch_size=batch_size):
             images = batch[column].combine_chunks()
             missing = pc.index(_is_missing(images), True).as_py()
             if missing >= 0:
@@ -158,20 +165,13 @@ class TablePairs:
             images = images.field("path")
         if _is_text(images.type):
             self._has_content_ids = False
-            keys = [self.folder.short_path(path) for path in images.to_pylist()]
-        elif (
-            pa.types.is_struct(images.type) or pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)
-        ):
-            keys = []
-            for image in images.to_pylist():
-                content = image["bytes"] if isinstance(image, dict) else image
-                self._has_content_ids &= content is not None
-                keys.append(image["path"] if content is None else hashlib.sha256(content).hexdigest())
-        else:
-            raise ValueError(
-                f"{self.name}: {self.columns.image!r} must hold images or their paths, but is {images.type}. Name "
-                "another column with --image_column."
-            )
+            short = pc.utf8_slice_codeunits(images, len(self.folder.prefix))
+            return pc.if_else(pc.starts_with(images, self.folder.prefix), short, images).cast(pa.large_string())
+        keys = []
+        for image in images.to_pylist():
+            content = image["bytes"] if isinstance(image, dict) else image
+            self._has_content_ids &= content is not None
+            keys.append(image["path"] if content is None else hashlib.sha256(content).hexdigest())
         return pa.array(keys, pa.large_string())
 
     def _captions_per_row(self, keys: pa.LargeStringArray) -> np.ndarray:
@@ -199,7 +199,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether a type holds paths, bytes, or both as `datasets` stores an image."""
+    if pa.types.is_struct(kind):
+        return {kind.field(position).name for position in range(kind.num_fields)} >= {"bytes", "path"}
+    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _is_missing(images: pa.Array) -> pa.BooleanArray:
     if pa.types.is_struct(images.type):
-        return pc.and_(pc.is_null(images.field("bytes")), pc.is_null(images.field("path")))
+        empty = pc.and_(pc.is_null(images.field("bytes")), pc.is_null(images.field("path")))
+        return pc.or_(pc.is_null(images), empty)
     return pc.is_null(images)
