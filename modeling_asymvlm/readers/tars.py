@@ -131,6 +131,10 @@ class TarPairs:
                     members[extension] = archive.extractfile(member).read() if is_read else b""  # type: ignore[union-attr]
                 if members:
                     yield key, members
+                file_object: Any = archive.fileobj
+                file_object.seek(archive.offset)
+                if any(file_object.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+                    raise tarfile.ReadError(f"no header at byte {archive.offset}")
         except (tarfile.TarError, EOFError) as error:
             raise ValueError(f"{file} is damaged or truncated: {error}. Download or make it again.") from error
 
