@@ -26,7 +26,8 @@ NORM_TOLERANCE = 5e-3
 
 def is_normalized(features: torch.Tensor) -> bool:
     """Whether every row has unit length, as far as half precision can tell."""
-    return bool((torch.linalg.vector_norm(features, dim=1) - 1).abs().max() < NORM_TOLERANCE)
+    norms = torch.linalg.vector_norm(features, dim=1)
+    return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=NORM_TOLERANCE)
 
 
 def convert(

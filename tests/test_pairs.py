@@ -1,6 +1,7 @@
 """Every layout of the same pairs gives the same pairs; parts, fingerprints, held-out splits; what is no layout."""
 
 import gc
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,9 @@ from modeling_asymvlm.readers.held_out import HashRange
 
 CASES = [pytest.param(layout, False, id=layout.__name__) for layout in (*STREAMED, *READ_AS_A_WHOLE)]
 CASES += [pytest.param(layout, True, id=f"{layout.__name__} streamed") for layout in STREAMED]
+
+
+PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k_images"
 
 
 def load(path, **options):
@@ -168,6 +172,17 @@ def test_a_folder_of_images_elsewhere_is_named(tmp_path):
 def test_options_that_a_layout_does_not_have_are_refused(layout, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load(layout(tmp_path / "data"), **options)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="flickr8k_images is not beside the project")
+def test_real_photographs_with_five_captions_each():
+    rows = [json.loads(line) for line in (PHOTOGRAPHS / "metadata.jsonl").read_text().splitlines()]
+    for streaming in (False, True):
+        sources = load(PHOTOGRAPHS, streaming=streaming)
+        images = [image for source in sources.values() for image in images_of(source)]
+        found = {image.source_name: list(image.captions) for image in images}
+        assert found == {row["file_name"]: row["captions"] for row in rows} and len(images) == len(rows)
+        assert all(min(image.open().size) > 100 for image in images[:3])
 
 
 def test_what_is_no_layout_is_named_with_what_is(tmp_path):

@@ -134,6 +134,8 @@ def _stream(
     else:
         dataset = dataset.decode(False)
         names = dataset.column_names
-    files = builder.config.data_files[split]
-    version = json.dumps([builder.config.name, list(files), files.origin_metadata])
-    return StreamPairs(dataset, folder, name, columns.found_in(names, name), version)
+    version = [builder.config.name, builder.hash]
+    if builder.config.data_files is not None:  # which a data set of the Hub has not that is read from the cache
+        files = builder.config.data_files[split]
+        version += [list(files), files.origin_metadata]
+    return StreamPairs(dataset, folder, name, columns.found_in(names, name), json.dumps(version))
