@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from .readers.coco import coco_files, load_annotations, read_annotations, read_coco
+from .readers.coco import begins_like_annotations, coco_files, load_annotations, read_annotations, read_coco
 from .readers.files import Opening, open_hub, open_image_folder, open_saved, open_table
 from .readers.flickr import FLICKR_FILES, flickr_form, read_flickr
 from .readers.held_out import with_held_out_splits
 from .readers.rows import PairColumns
-from .readers.splits import SPLITS, files_of_splits, folders_of_splits
+from .readers.splits import SPLITS, files_in_folders_of_splits, files_of_splits
 from .readers.tars import TarPairs
 from .sources import PairSource
 
@@ -132,7 +132,7 @@ def _of_folder(folder: Path, opening: Opening) -> dict[str, Any]:
             split: read_coco(coco[split], content, opening.image_folder, split)  # type: ignore[arg-type]
             for split, content in contents.items()
         }
-    captions = [file for file in sorted(folder.glob("dataset_*.json")) if load_annotations(file) is not None]
+    captions = [file for file in sorted(folder.glob("dataset_*.json")) if begins_like_annotations(file)]
     captions += [folder / name for name in FLICKR_FILES if (folder / name).is_file()]
     if len(captions) > 1:
         raise ValueError(f"{str(folder)!r} holds {' and '.join(file.name for file in captions)}: name one of them.")
@@ -150,8 +150,7 @@ def _tars_of_splits(folder: Path) -> dict[str, list[Path]]:
     """Tar shards by their names, or by the folders named after splits that they lie in; without names, of train."""
     tars = sorted(folder.glob("*.tar"))
     if not tars:
-        found = {split: sorted(path.glob("*.tar")) for split, path in folders_of_splits(folder).items()}
-        return {split: files for split, files in found.items() if files}
+        return files_in_folders_of_splits(folder, "*.tar")
     splits = files_of_splits(tars, prefixed=True)
     unnamed = sorted(set(tars) - {file for of_split in splits.values() for file in of_split})
     if splits and unnamed:

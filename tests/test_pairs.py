@@ -90,13 +90,15 @@ def test_the_fingerprint_of_a_part_tells_its_own_pairs_and_their_order(layout, t
     assert [moved.fingerprint(0), moved.fingerprint(1)] == ordered[::-1]
 
 
-def test_a_moved_folder_keeps_its_fingerprints(tmp_path):
+def test_a_moved_or_linked_folder_keeps_its_fingerprints(tmp_path):
     for layout in (layouts.image_folder, layouts.json_lines, layouts.coco_file):
         path = layout(tmp_path / layout.__name__)
         before = fingerprints(load(path))
         (tmp_path / layout.__name__).rename(tmp_path / f"moved-{layout.__name__}")
         moved = Path(str(path).replace(layout.__name__, f"moved-{layout.__name__}"))
         assert fingerprints(load(moved)) == before
+        (tmp_path / layout.__name__).symlink_to(tmp_path / f"moved-{layout.__name__}")
+        assert fingerprints(load(path)) == before
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])

@@ -25,6 +25,12 @@ KARPATHY_FOLDERS = (
 FIRST_KEY = re.compile(r"\s*\{\s*\"(info|licenses|images|annotations|type|categories|dataset)\"\s*:")
 
 
+def begins_like_annotations(file: Path) -> bool:
+    """Whether a JSON file begins as annotation files do, rather than as a table."""
+    with file.open(encoding="utf-8") as opened:
+        return FIRST_KEY.match(opened.read(4096)) is not None
+
+
 def load_annotations(file: Path) -> dict[str, Any] | None:
     """
     The object of an annotation file, or `None` for a JSON file of another kind.
@@ -32,9 +38,8 @@ def load_annotations(file: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: for a file that begins like one but is none.
     """
-    with file.open(encoding="utf-8") as opened:
-        if not FIRST_KEY.match(opened.read(4096)):
-            return None
+    if not begins_like_annotations(file):
+        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -65,7 +65,7 @@ def open_table(files: Mapping[str, list[Path]], file_format: str, opening: Openi
 def open_image_folder(path: Path, opening: Opening) -> dict[str, Any]:
     """The splits of a folder of images with `metadata.jsonl` or `metadata.csv`."""
     opening.refuse("dataset_config_name", "image_folder")
-    return open_dataset("imagefolder", ImageFolder(path), opening, data_dir=str(path))
+    return open_dataset("imagefolder", ImageFolder(path.resolve()), opening, data_dir=str(path))
 
 
 def open_hub(opening: Opening) -> dict[str, Any]:

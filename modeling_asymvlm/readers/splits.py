@@ -61,10 +61,16 @@ def files_of_splits(files: Iterable[Path], *, prefixed: bool = False) -> dict[st
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def folders_of_splits(folder: Path) -> dict[str, Path]:
-    """The folders within a folder that are named after splits, which may be none."""
-    names = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and path.name in SPLIT_NAMES]
-    return {split: folder / name for split, name in named_splits(names, str(folder)).items()} if names else {}
+def files_in_folders_of_splits(folder: Path, pattern: str) -> dict[str, list[Path]]:
+    """
+    Files in the folders within a folder that are named after splits; empty if there are none.
+
+    Raises:
+        ValueError: if such files are in a folder of another split, but not of train, or in two folders of one split.
+    """
+    found = {name: sorted((folder / name).glob(pattern)) for name in SPLIT_NAMES}
+    found = {name: files for name, files in found.items() if files}
+    return {split: found[name] for split, name in named_splits(found, str(folder)).items()} if found else {}
 
 
 def check_series(files: list[Path]) -> None:
