@@ -211,6 +211,8 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
         raise ValueError(f"one process sees {training.n_gpu} GPUs: start one process a GPU with `accelerate launch`.")
     if data.image_folder is not None and not Path(data.image_folder).is_dir():
         raise ValueError(f"--image_folder: there is no folder {data.image_folder!r}.")
+    if data.dataset_name_or_path is None and (data.image_folder is not None or data.streaming):
+        raise ValueError("--image_folder and --streaming say how --dataset_name_or_path is read: pass that too.")
     for name, value in (
         ("model_name_or_path", model.model_name_or_path),
         ("dataset_name_or_path", data.dataset_name_or_path),

@@ -124,14 +124,7 @@ def _of_folder(folder: Path, opening: Opening) -> dict[str, Any]:
     coco = coco_files(folder)
     if coco:
         opening.refuse(*NO_OPTIONS_OF_TABLES)
-        contents = {split: load_annotations(file) for split, file in coco.items()}
-        unread = [str(coco[split]) for split, content in contents.items() if content is None]
-        if unread:
-            raise ValueError(f"{unread[0]} holds no caption annotations. Download it again.")
-        return {
-            split: read_coco(coco[split], content, opening.image_folder, split)  # type: ignore[arg-type]
-            for split, content in contents.items()
-        }
+        return {split: read_coco(file, opening.image_folder, split) for split, file in coco.items()}
     captions = [file for file in sorted(folder.glob("dataset_*.json")) if begins_like_annotations(file)]
     captions += [folder / name for name in FLICKR_FILES if (folder / name).is_file()]
     if len(captions) > 1:

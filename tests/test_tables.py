@@ -96,7 +96,7 @@ def test_a_broken_picture_in_a_table_is_named_by_its_row(picture_folder, pair_ro
     rows = [{"image": b"no picture" if row == 3 else b"", "caption": "a"} for row in range(4)]
     rows[0]["image"] = (picture_folder / "images" / "1.png").read_bytes()
     broken = images_of(read(write_file(picture_folder, rows, "parquet")))[2]
-    with pytest.raises(ValueError, match=r"Image '.*pairs.parquet: row 3' cannot be read"):
+    with pytest.raises(ValueError, match="Image 'pairs.parquet: row 3' cannot be read"):
         broken.open()
 
 

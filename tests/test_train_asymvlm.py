@@ -132,6 +132,7 @@ def error_of(capsys, *arguments) -> str:
         (["--dataset_name_or_path", "a/b"], "needs a backbone: pass --model_name_or_path"),
         (["--dataset_name_or_path", "./x.jsonl", "--model_name_or_path", "a/b"], "no file or folder './x.jsonl'"),
         (["--image_folder", "./nowhere"], "--image_folder: there is no folder './nowhere'"),
+        (["--streaming", "true"], "--image_folder and --streaming say how --dataset_name_or_path is read"),
         (["--dataset_name_or_path", "0.tar", "--model_name_or_path", "a/b"], "there is no file or folder '0.tar'"),
         (["--model_name_or_path", "/no/model"], "--model_name_or_path: there is no file or folder '/no/model'"),
         (["--tile_size", "0"], "tile_size must be at least 1, got 0"),

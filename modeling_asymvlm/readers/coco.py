@@ -69,25 +69,28 @@ def read_annotations(file: Path, content: dict[str, Any], image_folder: Path | N
     """
     if "sentences" in content["images"][0]:
         return read_karpathy(file, content, image_folder)
-    return {"train": read_coco(file, content, image_folder, "train")}
+    return {"train": read_coco(file, image_folder, "train", content)}
 
 
-def read_coco(file: Path, content: dict[str, Any], image_folder: Path | None, split: str) -> TablePairs:
+def read_coco(file: Path, image_folder: Path | None, split: str, content: dict[str, Any] | None = None) -> TablePairs:
     """
     The pairs of a COCO annotation file such as `captions_train2017.json`, whose images lie in `train2017/`.
 
     Args:
         file (`Path`): the file.
-        content (`dict`): what it holds.
         image_folder (`Path`, *optional*):
             The folder of images, or the folder that holds it. By default `train2017/` beside the file, above it, or in
             `images/` there.
         split (`str`): for messages.
+        content (`dict`, *optional*): what the file holds, if it is read already.
 
     Raises:
-        ValueError: for an annotation that names no image of the file or has no caption, an image that stands twice or
-            whose path leads out of its folder, or images that are not found.
+        ValueError: for a file of another kind, an annotation that names no image of the file or has no caption, an
+            image that stands twice or whose path leads out of its folder, or images that are not found.
     """
+    content = content or load_annotations(file)
+    if content is None or "annotations" not in content:
+        raise ValueError(f"{file} holds no caption annotations of COCO. Download it again.")
     captions: dict[Any, list[str]] = {_value(image, "id", file, "image"): [] for image in content["images"]}
     for annotation in content["annotations"]:
         place = f"{file}: annotation {annotation.get('id')}"

@@ -156,4 +156,5 @@ def captioned_image(
     path = content.get("path") if isinstance(content, dict) else content if isinstance(content, str) else None
     data = content.get("bytes") if isinstance(content, dict) else content if isinstance(content, bytes) else None
     image = folder.file(str(path), place) if data is None else data
-    return CaptionedImage(image_id, image, captions, columns, folder.short_path(path) if path else place)
+    name = folder.short_path(path) if path else PurePath(place).name  # reports name no folder of this machine
+    return CaptionedImage(image_id, image, captions, columns, name)
