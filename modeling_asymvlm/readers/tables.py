@@ -24,7 +24,7 @@ class TablePairs:
     A split whose rows lie in an Arrow table: a [`PairSource`] that knows its size. Rows that share an image id, or
     else a file or its bytes, share an image; images keep the order in which they first stand.
 
-    Memory: some 30 bytes a row and the identities; captions and images stay in the table.
+    Memory: some 16 bytes a row and the identities; captions and images stay in the table.
 
     Args:
         dataset (`datasets.Dataset`): a row per image or per caption.
