@@ -37,15 +37,9 @@ from modeling_asymvlm.model_card import (
     write_model_card,
     write_results,
 )
-from modeling_asymvlm.pairs import (
-    FILE_FORMATS,
-    SPLITS,
-    ImageCaptionPairs,
-    load_splits,
-    read_pairs,
-    with_held_out_splits,
-)
+from modeling_asymvlm.pairs import DATA_SUFFIXES, SPLITS, load_sources
 from modeling_asymvlm.report import evaluate_split, format_table
+from modeling_asymvlm.sources import PairSource
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
@@ -105,13 +99,25 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Pairs: a JSON, JSON Lines, CSV or parquet file, a folder of them named train, validation and "
-            "test, an image folder with metadata.jsonl, or a Hub data set. Default: the generated Scenes."
+            "test, an image folder with metadata.jsonl, webdataset shards, the caption files of COCO, Karpathy or "
+            "Flickr, or a Hub data set (docs/layouts.md). Default: the generated Scenes."
         },
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder that paths of images are relative to. Default: beside the file that names them."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read table files and Hub data sets as they come, without a copy in the cache of datasets."},
+    )
     embeddings: str | None = field(
         default=None,
-        metadata={"help": "Instead of pairs, a folder of cached features: images/ and captions/ with SPLIT.parquet."},
+        metadata={
+            "help": "Instead of pairs, a folder of cached features: images/ and captions/ with SPLIT.parquet. "
+            "`python -m modeling_asymvlm.convert` makes one of clip-retrieval's."
+        },
     )
     image_column: str = field(default="image", metadata={"help": "Column of the images or their paths."})
     caption_column: str | None = field(
@@ -192,18 +198,28 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
     if data.embeddings is not None and data.dataset_name_or_path is not None:
         raise ValueError("--embeddings and --dataset_name_or_path exclude each other: pass cached features or pairs.")
     if data.embeddings is not None:
-        missing = [split for split in SPLITS if split not in EmbeddingStore(data.embeddings).splits]
+        store = EmbeddingStore(data.embeddings)
+        missing = [split for split in SPLITS if split not in store.splits]
         if missing:
             raise ValueError(f"--embeddings {data.embeddings!r} has no split {' and no split '.join(missing)}.")
+        if model.model_name_or_path is not None and (store.fingerprint or {}).get("normalized"):
+            raise ValueError(
+                f"--embeddings {data.embeddings!r} holds features of unit length, as a backbone does not give them: "
+                "leave --model_name_or_path off, and give the head normalised features."
+            )
     if training.n_gpu > 1:
         raise ValueError(f"one process sees {training.n_gpu} GPUs: start one process a GPU with `accelerate launch`.")
+    if data.image_folder is not None and not Path(data.image_folder).is_dir():
+        raise ValueError(f"--image_folder: there is no folder {data.image_folder!r}.")
+    if data.dataset_name_or_path is None and (data.image_folder is not None or data.streaming):
+        raise ValueError("--image_folder and --streaming say how --dataset_name_or_path is read: pass that too.")
     for name, value in (
         ("model_name_or_path", model.model_name_or_path),
         ("dataset_name_or_path", data.dataset_name_or_path),
     ):
         # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
         is_path = value is not None and (
-            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in FILE_FORMATS
+            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in DATA_SUFFIXES
         )
         if is_path and not (value and Path(value).exists()):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")
@@ -272,37 +288,36 @@ def prepare_features(
         return model, processor, splits, []
     model.to(training.device)  # type: ignore[arg-type]
     with training.main_process_first(desc="computing features"):
-        pairs = load_pairs(data, training.seed)
+        sources = load_pairs(data, training.seed)
         store, broken = cached_features(
             Path(str(training.output_dir)) / "embeddings",
             model,
             processor,
-            pairs,
+            sources,
             batch_size=data.embedding_batch_size,
             skip_broken_images=data.skip_broken_images,
         )
     return model, processor, {split: store.split(split) for split in SPLITS}, broken
 
 
-def load_pairs(data: DataArguments, seed: int) -> dict[str, ImageCaptionPairs]:
+def load_pairs(data: DataArguments, seed: int) -> dict[str, PairSource]:
     """The pairs of train, validation and test; the embedded example is generated where no data are named."""
     source = data.dataset_name_or_path
     if source is None:
         source = str(SCENES / "data")
         command = [sys.executable, str(SCENES / "generate.py"), "--output_dir", source]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    loaded, folder = load_splits(source, data.dataset_config_name)
-    pairs = {
-        split: read_pairs(
-            dataset,
-            folder,
-            image_column=data.image_column,
-            caption_column=data.caption_column,
-            image_id_column=data.image_id_column,
-        )
-        for split, dataset in loaded.items()
-    }
-    return with_held_out_splits(pairs, data.held_out_fraction, seed)
+    return load_sources(
+        source,
+        config_name=data.dataset_config_name,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        image_id_column=data.image_id_column,
+        image_folder=data.image_folder,
+        streaming=data.streaming,
+        held_out_fraction=data.held_out_fraction,
+        seed=seed,
+    )
 
 
 def training_record(

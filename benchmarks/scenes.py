@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from common import REPOSITORY, machine, mean_and_deviation, print_table, train_head
@@ -31,7 +32,7 @@ from modeling_asymvlm.evaluation import (
     uncertainty_metrics,
 )
 from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.pairs import SPLITS, load_splits, read_pairs
+from modeling_asymvlm.pairs import SPLITS, load_sources
 
 
 SCENES = REPOSITORY / "examples" / "scenes"
@@ -49,12 +50,11 @@ from oracle import (  # noqa: E402
 def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
     """The features of the tiny CLIP for every split, and the test split as a data set."""
     subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
-    loaded, folder = load_splits(str(SCENES / "data"))
     model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
     processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
-    pairs = {name: read_pairs(dataset, folder) for name, dataset in loaded.items()}
-    store, _ = cached_features(cache, model, processor, pairs, batch_size=256)
-    return {name: store.split(name) for name in SPLITS}, loaded["test"]
+    store, _ = cached_features(cache, model, processor, load_sources(str(SCENES / "data")), batch_size=256)
+    test = datasets.Dataset.from_parquet(str(SCENES / "data" / "test.parquet"))
+    return {name: store.split(name) for name in SPLITS}, test
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import torch
 from tqdm.auto import tqdm
 
 from .data import EmbeddingSplit, EmbeddingStore
-from .pairs import ImageCaptionPairs
+from .sources import PairSource
 
 
 def cached_features(
     folder: Path,
     model: Any,
     processor: Any,
-    pairs: Mapping[str, ImageCaptionPairs],
+    sources: Mapping[str, PairSource],
     *,
     batch_size: int,
     skip_broken_images: bool = False,
@@ -31,7 +32,7 @@ def cached_features(
     Args:
         folder (`Path`): where the store is or will be.
         model, processor, batch_size, skip_broken_images: as for [`embed_pairs`].
-        pairs (`Mapping`): the pairs of each split.
+        sources (`Mapping`): the pairs of each split.
 
     Returns:
         The store, and the names of the images that were left out.
@@ -39,7 +40,7 @@ def cached_features(
     Raises:
         ValueError: as [`embed_pairs`].
     """
-    fingerprint = features_fingerprint(model, processor, pairs)
+    fingerprint = features_fingerprint(model, processor, sources)
     if folder.is_dir():
         store = EmbeddingStore(folder)
         stored = store.fingerprint or {}
@@ -47,7 +48,7 @@ def cached_features(
         if stored == fingerprint and (skip_broken_images or not broken):
             return store, broken
     splits, broken = {}, []
-    for name, of_split in pairs.items():
+    for name, of_split in sources.items():
         splits[name], broken_in_split = embed_pairs(
             model,
             processor,
@@ -60,7 +61,7 @@ def cached_features(
     return EmbeddingStore.write(folder, splits, {**fingerprint, "broken_images": broken}), broken
 
 
-def features_fingerprint(model: Any, processor: Any, pairs: Mapping[str, ImageCaptionPairs]) -> dict[str, Any]:
+def features_fingerprint(model: Any, processor: Any, sources: Mapping[str, PairSource]) -> dict[str, Any]:
     """
     What cached features depend on: SHA-256 of the backbone's weights, of the processor's files, and of each split's
     captions and images (their bytes, or their files' size and time of change).
@@ -80,27 +81,18 @@ def features_fingerprint(model: Any, processor: Any, pairs: Mapping[str, ImageCa
     return {
         "backbone": backbone.hexdigest(),
         "processor": files.hexdigest(),
-        "data": {name: _data_fingerprint(of_split) for name, of_split in pairs.items()},
+        "data": {
+            name: [of_split.fingerprint(part) for part in range(of_split.num_parts)]
+            for name, of_split in sources.items()
+        },
     }
-
-
-def _data_fingerprint(pairs: ImageCaptionPairs) -> str:
-    digest = hashlib.sha256(json.dumps([pairs.captions, pairs.text_image_index, pairs.image_ids]).encode())
-    for image in pairs.images:
-        data = image["bytes"] if isinstance(image, dict) else None
-        if data is None:
-            file = pairs.folder / str(image["path"] if isinstance(image, dict) else image)
-            state = file.stat() if file.exists() else None
-            data = f"{file.name} {state and (state.st_size, state.st_mtime_ns)}".encode()
-        digest.update(hashlib.sha256(data).digest())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
 def embed_pairs(
     model: Any,
     processor: Any,
-    pairs: ImageCaptionPairs,
+    source: PairSource,
     *,
     batch_size: int,
     skip_broken_images: bool = False,
@@ -112,7 +104,7 @@ def embed_pairs(
     Args:
         model (`AsymVLMModel`): its backbone is used, on its device.
         processor (`ProcessorMixin`): the backbone's native processor.
-        pairs (`ImageCaptionPairs`): what to embed.
+        source (`PairSource`): what to embed.
         batch_size (`int`): images or captions at a time.
         skip_broken_images (`bool`, *optional*, defaults to `False`):
             Leave out images that cannot be read, with their captions, instead of raising.
@@ -124,40 +116,47 @@ def embed_pairs(
     Raises:
         ValueError: for an image that cannot be read, or features that are not finite.
     """
-    kept: list[int] = []
+    image_ids: list[str] = []
+    captions: list[str] = []
+    text_image_index: list[int] = []
+    columns: dict[str, list] = {}
     broken: list[str] = []
     image_features = []
-    with tqdm(total=len(pairs.images) + len(pairs.captions), desc=description, unit=" items") as progress:
-        for rows in _batches(range(len(pairs.images)), batch_size):
+    with tqdm(desc=description, unit=" items") as progress:
+        all_images = (image for part in range(source.num_parts) for image in source.read(part))
+        while batch := list(islice(all_images, batch_size)):
             images = []
-            for row in rows:
+            for item in batch:
                 try:
-                    images.append(pairs.open_image(row))
-                    kept.append(row)
+                    images.append(item.open())
                 except ValueError as error:
                     if not skip_broken_images:
                         raise ValueError(f"{error} Mend it, or pass --skip_broken_images.") from error
-                    broken.append(pairs.image_name(row))
+                    broken.append(item.name)
+                    continue
+                captions += item.captions
+                text_image_index += [len(image_ids)] * len(item.captions)
+                image_ids.append(item.image_id)
+                for name, values in item.columns.items():
+                    columns.setdefault(name, []).extend(values)
             if images:
                 inputs = processor(images=images, return_tensors="pt").to(model.device)
                 image_features.append(model.backbone_image_features(**inputs).float().cpu())
-            progress.update(len(rows))
-        if broken:
-            pairs = pairs.of_images(kept)
+            progress.update(len(batch))
+        if len(captions) < 2:
+            raise ValueError(f"Only {len(captions)} pairs are left after skipping {len(broken)} broken images.")
         text_features = []
-        for texts in _batches(pairs.captions, batch_size):
+        for texts in _batches(captions, batch_size):
             inputs = processor(text=list(texts), padding=True, return_tensors="pt").to(model.device)
             text_features.append(model.backbone_text_features(**inputs).float().cpu())
             progress.update(len(texts))
-    if len(pairs.captions) < 2:
-        raise ValueError(f"Only {len(pairs.captions)} pairs are left after skipping {len(broken)} broken images.")
     split = EmbeddingSplit(
-        image_ids=pairs.image_ids,
+        image_ids=image_ids,
         image_features=torch.cat(image_features),
-        captions=pairs.captions,
+        captions=captions,
         text_features=torch.cat(text_features),
-        text_image_index=torch.tensor(pairs.text_image_index),
-        columns={name: np.asarray(values) for name, values in pairs.columns.items()},
+        text_image_index=torch.tensor(text_image_index),
+        columns={name: np.asarray(values) for name, values in columns.items()},
     )
     for part, features in (("image", split.image_features), ("text", split.text_features)):
         if not torch.isfinite(features).all():

@@ -1,7 +1,9 @@
 """What a reader of pairs gives and the builder of a store takes: images with their captions, part by part."""
 
+import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,17 +21,20 @@ class CaptionedImage:
         image (`Path` or `bytes`): a file, or its content.
         captions (`Sequence[str]`): at least one text, none of them empty.
         columns (`Mapping[str, Sequence]`): those of `CAPTION_COLUMNS` that the data have, a value per caption.
+        source_name (`str`, *optional*):
+            What the data call the image, for messages and reports. By default its path or identity.
     """
 
     image_id: str
     image: Path | bytes
     captions: Sequence[str]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    source_name: str | None = None
 
     @property
     def name(self) -> str:
-        """The image's path, or its identity where it has none, in quotation marks."""
-        return repr(str(self.image) if isinstance(self.image, Path) else self.image_id)
+        """What the data call the image, in quotation marks."""
+        return repr(self.source_name or (str(self.image) if isinstance(self.image, Path) else self.image_id))
 
     def open(self) -> Image.Image:
         """Decodes the image as RGB, upright. Raises `ValueError` with its name if that fails."""
@@ -47,11 +52,15 @@ class PairSource(Protocol):
     order every time it is read.
     """
 
-    num_images: int | None
-    """Images in all parts, or `None` where only reading them would tell."""
+    @property
+    def num_images(self) -> int | None:
+        """Images in all parts, or `None` where only reading them would tell."""
+        ...
 
-    num_captions: int | None
-    """Captions in all parts, or `None` where only reading them would tell."""
+    @property
+    def num_captions(self) -> int | None:
+        """Captions in all parts, or `None` where only reading them would tell."""
+        ...
 
     @property
     def num_parts(self) -> int:
@@ -66,3 +75,23 @@ class PairSource(Protocol):
     def read(self, part: int) -> Iterator[CaptionedImage]:
         """The images of a part, one after another. Raises `ValueError` for a row that is no pair."""
         ...
+
+
+def fingerprint_of(images: Iterable[CaptionedImage]) -> str:
+    """
+    SHA-256 of images and their captions in their order: identities, captions, columns, and the images' bytes, or their
+    files' names, sizes and times of change. A file that is missing has a fingerprint too.
+    """
+    digest = hashlib.sha256()
+    for image in images:
+        if isinstance(image.image, bytes):
+            content: Any = hashlib.sha256(image.image).hexdigest()
+        else:
+            try:
+                state = image.image.stat()
+                content = [image.image.name, state.st_size, state.st_mtime_ns]
+            except OSError:
+                content = [image.image.name, None]
+        columns = {name: list(values) for name, values in image.columns.items()}
+        digest.update(json.dumps([image.image_id, list(image.captions), columns, content]).encode())
+    return digest.hexdigest()

@@ -9,18 +9,17 @@ from PIL import Image
 
 from modeling_asymvlm import AsymVLMModel, embedding
 from modeling_asymvlm.embedding import cached_features, embed_pairs, features_fingerprint
-from modeling_asymvlm.pairs import load_splits, read_pairs
+from modeling_asymvlm.readers.files import Opening, open_image_folder, open_table
 
 
 def read_folder(folder):
-    loaded, base = load_splits(str(folder))
-    return read_pairs(loaded["train"], base)
+    return open_image_folder(folder, Opening(str(folder)))["train"]
 
 
 def read_rows(folder, rows):
     file = folder / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    return read_folder(file)
+    return open_table({"train": [file]}, "json", Opening(str(file)))["train"]
 
 
 def test_embedding_gives_the_backbones_features_in_order(picture_folder, tiny_clip, tiny_processor):
@@ -28,13 +27,15 @@ def test_embedding_gives_the_backbones_features_in_order(picture_folder, tiny_cl
     pairs = read_folder(picture_folder)
     split, broken = embed_pairs(model, tiny_processor, pairs, batch_size=3)
     assert broken == []
-    assert split.captions == pairs.captions and split.text_image_index.tolist() == pairs.text_image_index
+    images = list(pairs.read(0))
+    assert split.captions == [caption for image in images for caption in image.captions]
+    assert split.text_image_index.tolist() == np.repeat(range(8), 2).tolist()
     with torch.no_grad():
         for row in (0, 7):
-            pixels = tiny_processor(images=pairs.open_image(row), return_tensors="pt")["pixel_values"]
+            pixels = tiny_processor(images=images[row].open(), return_tensors="pt")["pixel_values"]
             expected = tiny_clip.get_image_features(pixels).pooler_output[0]
             torch.testing.assert_close(split.image_features[row], expected, rtol=0, atol=1e-5)
-        tokens = tiny_processor(text=pairs.captions[5], return_tensors="pt")
+        tokens = tiny_processor(text=split.captions[5], return_tensors="pt")
         expected = tiny_clip.get_text_features(tokens["input_ids"]).pooler_output[0]
     torch.testing.assert_close(split.text_features[5], expected, rtol=0, atol=1e-5)
 

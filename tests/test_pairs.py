@@ -1,152 +1,217 @@
-"""Pairs from files, folders and data sets; held-out splits; what is refused."""
+"""Every layout of the same pairs gives the same pairs; parts, fingerprints, held-out splits; what is no layout."""
 
+import gc
 import json
+import os
+import shutil
+from pathlib import Path
 
-import datasets
+import layouts
 import pytest
-from PIL import Image
+from layouts import CAPTIONS, READ_AS_A_WHOLE, STREAMED
 
-from modeling_asymvlm.pairs import (
-    load_splits,
-    read_pairs,
-    with_held_out_splits,
+from modeling_asymvlm.pairs import SPLITS, load_sources
+from modeling_asymvlm.readers.held_out import HashRange
+
+
+CASES = [pytest.param(layout, False, id=layout.__name__) for layout in (*STREAMED, *READ_AS_A_WHOLE)]
+CASES += [pytest.param(layout, True, id=f"{layout.__name__} streamed") for layout in STREAMED]
+
+
+PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k_images"
+
+
+def load(path, **options):
+    return load_sources(str(path), held_out_fraction=0.25, **options)
+
+
+def images_of(source) -> list:
+    return [image for part in range(source.num_parts) for image in source.read(part)]
+
+
+def fingerprints(sources) -> list[str]:
+    return [source.fingerprint(part) for source in sources.values() for part in range(source.num_parts)]
+
+
+def require_the_pairs(sources) -> None:
+    assert set(sources) == set(SPLITS)
+    found = {}
+    for source in sources.values():
+        images = images_of(source)
+        assert len({image.image_id for image in images}) == len(images)
+        if source.num_images is not None:
+            assert (source.num_images, source.num_captions) == (len(images), 2 * len(images))
+        found |= {f"{image.open().getpixel((0, 0))[0] // 6}.png": list(image.captions) for image in images}
+    assert found == CAPTIONS
+
+
+@pytest.mark.parametrize(("layout", "streaming"), CASES)
+def test_every_layout_gives_the_same_images_captions_and_grouping(layout, streaming, tmp_path):
+    require_the_pairs(load(layout(tmp_path / "data"), streaming=streaming))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_csv_file_is_streamed(tmp_path):
+    require_the_pairs(load(layouts.comma_separated(tmp_path / "data"), streaming=True))
+    gc.collect()  # datasets leaves the CSV files that it streams open
+
+
+@pytest.mark.parametrize(("layout", "streaming"), CASES)
+def test_fingerprints_change_with_a_caption_or_a_picture_and_not_otherwise(layout, streaming, tmp_path, monkeypatch):
+    path = layout(tmp_path / "data")
+    before = fingerprints(load(path, streaming=streaming))
+    assert fingerprints(load(path, streaming=streaming)) == before
+    for change in ("caption", "picture"):
+        shutil.rmtree(tmp_path / "data")
+        with monkeypatch.context() as changed:
+            if change == "caption":
+                captions = {**CAPTIONS, "3.png": ["green", CAPTIONS["3.png"][1]]}
+                changed.setattr(layouts, "CAPTIONS", captions)
+                rows = [{"image": name, "caption": text} for name, texts in captions.items() for text in texts]
+                changed.setattr(layouts, "ROWS", rows)
+            else:
+                pictures = [layouts.picture(40 if number == 3 else number) for number in range(8)]
+                changed.setattr(layouts, "picture", pictures.__getitem__)
+            layout(tmp_path / "data")
+        after = fingerprints(load(path, streaming=streaming))
+        assert after != before
+        before = after
+
+
+@pytest.mark.parametrize("layout", [layouts.json_lines, layouts.parquet_with_pictures, layouts.parquet_with_paths])
+def test_the_fingerprint_of_a_part_tells_its_own_pairs_and_their_order(layout, tmp_path):
+    train = load(layout(tmp_path / "data"))["train"]
+    train.images_per_part = 2
+    ordered = [train.fingerprint(part) for part in range(train.num_parts)]
+    assert len(set(ordered)) == 2
+    swapped = train.of_images([1, 0, 2, 3])
+    assert swapped.fingerprint(0) != ordered[0] and swapped.fingerprint(1) == ordered[1]
+    moved = train.of_images([2, 3, 0, 1])
+    assert [moved.fingerprint(0), moved.fingerprint(1)] == ordered[::-1]
+
+
+def test_a_moved_or_linked_folder_keeps_its_fingerprints(tmp_path):
+    for layout in (layouts.image_folder, layouts.json_lines, layouts.coco_file):
+        path = layout(tmp_path / layout.__name__)
+        before = fingerprints(load(path))
+        (tmp_path / layout.__name__).rename(tmp_path / f"moved-{layout.__name__}")
+        moved = Path(str(path).replace(layout.__name__, f"moved-{layout.__name__}"))
+        assert fingerprints(load(moved)) == before
+        (tmp_path / layout.__name__).symlink_to(tmp_path / f"moved-{layout.__name__}")
+        assert fingerprints(load(path)) == before
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
+@pytest.mark.parametrize("layout", [layouts.numbered_parquet_files, layouts.flickr8k_commas])
+def test_parts_divide_the_images_for_every_size(layout, size, tmp_path):
+    train = load(layout(tmp_path / "data"))["train"]
+    whole = [(image.image_id, list(image.captions)) for image in images_of(train)]
+    train.images_per_part = size
+    parts = [list(train.read(part)) for part in range(train.num_parts)]
+    assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
+    assert 0 < len(parts[-1]) <= size
+    assert [(image.image_id, list(image.captions)) for part in parts for image in part] == whole
+    assert [image.image_id for image in train.read(0)] == [image.image_id for image in parts[0]]
+
+
+def test_splits_are_held_out_by_image_and_by_the_seed(tmp_path):
+    path = layouts.json_lines(tmp_path / "data")
+    sources = load(path, seed=3)
+    assert {name: source.num_images for name, source in sources.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert set().union(*({image.image_id for image in images_of(source)} for source in sources.values())) == set(
+        CAPTIONS
+    )
+    assert fingerprints(load(path, seed=3)) == fingerprints(sources) != fingerprints(load(path, seed=4))
+    with pytest.raises(ValueError, match="8 training images are too few to hold out validation and test splits of 4"):
+        load_sources(str(path), held_out_fraction=0.45)
+
+
+def test_a_streams_held_out_splits_do_not_depend_on_its_shards(tmp_path):
+    path = layouts.unnamed_tars(tmp_path / "data")
+    sources = load(path, seed=1)
+    by_split = {name: [image.image_id for image in images_of(source)] for name, source in sources.items()}
+    for name, source in sources.items():
+        parts = [[image.image_id for image in source.read(part)] for part in reversed(range(4))]
+        assert [image_id for part in reversed(parts) for image_id in part] == by_split[name]
+    again = {name: [image.image_id for image in images_of(source)] for name, source in load(path, seed=1).items()}
+    assert again == by_split
+    shares = [HashRange(5, 0.0, 0.1), HashRange(5, 0.1, 0.2), HashRange(5, 0.2, 1.0)]
+    counts = [sum(str(number) in share for number in range(20_000)) for share in shares]
+    assert sum(counts) == 20_000
+    deviations = [abs(count / 20_000 - share) for count, share in zip(counts, (0.1, 0.1, 0.8), strict=True)]
+    assert max(deviations) < 5 * (0.8 * 0.2 / 20_000) ** 0.5
+
+
+def test_a_folder_of_images_elsewhere_is_named(tmp_path):
+    path = layouts.coco_file(tmp_path / "data")
+    (tmp_path / "data" / "train2017").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="its images, such as '0.png', are not in .*train2017.*--image_folder"):
+        load(path)
+    assert len(images_of(load(path, image_folder=str(tmp_path / "elsewhere"))["train"])) == 4
+    rows = layouts.json_lines(tmp_path / "rows")
+    shutil.rmtree(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    for file in (tmp_path / "rows").glob("*.png"):
+        file.rename(tmp_path / "elsewhere" / file.name)
+    for streaming in (False, True):
+        sources = load(rows, image_folder=str(tmp_path / "elsewhere"), streaming=streaming)
+        assert sum(image.open().size == (4, 4) for source in sources.values() for image in images_of(source)) == 8
+    with pytest.raises(FileNotFoundError, match="no folder of images at '.*nowhere'"):
+        load(rows, image_folder=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "message"),
+    [
+        (layouts.coco_file, {"streaming": True}, "--streaming means nothing"),
+        (layouts.flickr8k_commas, {"caption_column": "text"}, "--caption_column means nothing"),
+        (layouts.one_tar, {"image_folder": "."}, "--image_folder means nothing"),
+        (layouts.json_lines, {"config_name": "plain"}, "--dataset_config_name means nothing"),
+        (layouts.karpathy_coco, {"image_id_column": "imgid"}, "--image_id_column means nothing"),
+        (layouts.saved_data_set, {"streaming": True}, "--streaming means nothing"),
+    ],
 )
+def test_options_that_a_layout_does_not_have_are_refused(layout, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(layout(tmp_path / "data"), **options)
 
 
-def read(source, **columns):
-    loaded, base = load_splits(str(source))
-    return read_pairs(loaded["train"], base, **columns)
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="flickr8k_images is not beside the project")
+def test_real_photographs_with_five_captions_each():
+    rows = [json.loads(line) for line in (PHOTOGRAPHS / "metadata.jsonl").read_text().splitlines()]
+    for streaming in (False, True):
+        sources = load(PHOTOGRAPHS, streaming=streaming)
+        images = [image for source in sources.values() for image in images_of(source)]
+        found = {image.source_name: list(image.captions) for image in images}
+        assert found == {row["file_name"]: row["captions"] for row in rows} and len(images) == len(rows)
+        assert all(min(image.open().size) > 100 for image in images[:3])
 
 
-def write_file(folder, rows: list[dict], file_format: str):
-    file = folder / f"pairs.{file_format}"
-    if file_format == "jsonl":
-        file.write_text("\n".join(json.dumps(row) for row in rows))
-    elif file_format == "json":
-        file.write_text(json.dumps(rows))
-    else:
-        table = datasets.Dataset.from_list(rows)
-        table.to_csv(file) if file_format == "csv" else table.to_parquet(file)
-    return file
-
-
-@pytest.mark.parametrize("file_format", ["json", "jsonl", "csv", "parquet"])
-def test_files_of_every_format_give_the_pairs_of_the_image_folder(picture_folder, pair_rows, file_format):
-    expected = read(picture_folder)
-    assert len(expected.images) == 8
-    assert expected.captions[:3] == ["red 0", "picture 0", "red 1"]
-    assert expected.text_image_index == [row // 2 for row in range(16)]
-    pairs = read(write_file(picture_folder, pair_rows, file_format))
-    assert (pairs.captions, pairs.text_image_index) == (expected.captions, expected.text_image_index)
-    for row in range(8):
-        assert pairs.open_image(row).getpixel((0, 0)) == (row * 6, 0, 0)
-        assert expected.open_image(row).getpixel((0, 0)) == (row * 6, 0, 0)
-
-
-def test_rows_with_one_image_id_share_an_image_and_keep_their_ambiguity(picture_folder, pair_rows):
-    rows = [{**row, "image_id": f"id-{row['image']}", "ambiguity": number / 2} for number, row in enumerate(pair_rows)]
-    pairs = read(write_file(picture_folder, rows, "parquet"))
-    assert pairs.image_ids == [f"id-images/{number}.png" for number in range(8)]
-    assert pairs.columns == {"ambiguity": [number / 2 for number in range(16)]}
-    some = pairs.of_images([5, 2])
-    assert some.captions == ["red 2", "picture 2", "red 5", "picture 5"]
-    assert some.text_image_index == [1, 1, 0, 0]
-    assert some.columns == {"ambiguity": [2.0, 2.5, 5.0, 5.5]}
-
-
-def test_a_folder_of_files_named_after_splits_and_a_saved_data_set(picture_folder, pair_rows, tmp_path):
-    splits = tmp_path / "splits"
-    splits.mkdir()
-    rows = [{"image": str(picture_folder / row["image"]), "caption": row["caption"]} for row in pair_rows]
-    for name, part in (("train", rows[:8]), ("validation", rows[8:12]), ("test", rows[12:])):
-        (splits / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in part))
-    loaded, base = load_splits(str(splits))
-    assert {name: len(read_pairs(split, base).images) for name, split in loaded.items()} == {
-        "train": 4,
-        "validation": 2,
-        "test": 2,
-    }
-
-
-def test_missing_splits_are_held_out_by_image(picture_folder, pair_rows):
-    pairs = {"train": read(picture_folder)}
-    splits = with_held_out_splits(pairs, 0.25, seed=3)
-    assert {name: len(split.images) for name, split in splits.items()} == {"train": 4, "validation": 2, "test": 2}
-    ids = [set(split.image_ids) for split in splits.values()]
-    assert len(set.union(*ids)) == 8
-    for split in splits.values():
-        for text, image in zip(split.captions, split.text_image_index, strict=True):
-            assert split.image_ids[image].endswith(f"{text.split()[1]}.png")
-    again = with_held_out_splits(pairs, 0.25, seed=3)
-    assert again["test"].image_ids == splits["test"].image_ids
-    assert with_held_out_splits(splits, 0.25, seed=3)["test"] is splits["test"]
-    with pytest.raises(ValueError, match="4 training images are too few to hold out validation and test splits of 2"):
-        with_held_out_splits({"train": pairs["train"].of_images([0, 1, 2, 3])}, 0.5, seed=3)
-
-
-def test_embedded_images_are_told_apart_by_their_bytes(picture_folder, pair_rows):
-    rows = [
-        {
-            "image": {"path": "image.png", "bytes": (picture_folder / row["image"]).read_bytes()},
-            "caption": row["caption"],
-        }
-        for row in pair_rows
-    ]
-    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
-    pairs = read_pairs(datasets.Dataset.from_list(rows, features=features), picture_folder)
-    assert len(pairs.images) == 8 and pairs.text_image_index == [row // 2 for row in range(16)]
-
-
-def test_missing_image_ids_and_captions_that_are_no_text_are_named(picture_folder, pair_rows):
-    rows = [{**row, "image_id": None if number == 3 else "x"} for number, row in enumerate(pair_rows)]
-    with pytest.raises(ValueError, match="Row 3 has no 'image_id'"):
-        read(write_file(picture_folder, rows, "jsonl"))
-    for file_format, caption in (("json", 7), ("jsonl", {"en": "a", "de": "b"})):
-        rows = [{"image": "images/0.png", "caption": caption}] * 2
-        with pytest.raises(ValueError, match="Row 0 .* has no text: 'caption' is .*--caption_column"):
-            read(write_file(picture_folder, rows, file_format))
-
-
-def test_an_image_is_turned_as_its_camera_says(picture_folder):
-    picture = Image.new("RGB", (8, 4))
-    exif = picture.getexif()
-    exif[0x0112] = 6
-    picture.save(picture_folder / "images" / "0.jpg", exif=exif)
-    rows = [{"image": "images/0.jpg", "caption": "a"}, {"image": "images/1.png", "caption": "b"}]
-    assert read(write_file(picture_folder, rows, "jsonl")).open_image(0).size == (4, 8)
-
-
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{broken"), ("a.csv", ""), ("a.json", "")])
-def test_files_that_cannot_be_read_are_named(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=f"{name}.* cannot be read"):
-        load_splits(str(tmp_path / name))
-
-
-@pytest.mark.parametrize("caption", ["", "   ", None, [], ["a", ""]])
-def test_empty_captions_are_named(picture_folder, caption):
-    rows = [{"image": "images/0.png", "caption": ["fine"] if isinstance(caption, list) else "fine"}] * 2
-    file = write_file(picture_folder, [*rows, {"image": "images/1.png", "caption": caption}], "jsonl")
-    with pytest.raises(ValueError, match="Row 2 .*images/1.png.* has an empty caption: 'caption' is"):
-        read(file)
-
-
-def test_missing_columns_are_named_with_what_there_is(picture_folder, pair_rows):
-    file = write_file(picture_folder, pair_rows, "jsonl")
-    with pytest.raises(ValueError, match="no column 'title'; they have image, caption.*--caption_column"):
-        read(file, caption_column="title")
-    with pytest.raises(ValueError, match="no column 'photo'; they have image, caption.*--image_column"):
-        read(file, image_column="photo")
-
-
-def test_one_pair_is_too_few(picture_folder, pair_rows):
-    with pytest.raises(ValueError, match="hold 1 pairs, but .* at least two"):
-        read(write_file(picture_folder, pair_rows[:1], "jsonl"))
-
-
-def test_sources_that_are_no_data_are_named(tmp_path):
+def test_what_is_no_layout_is_named_with_what_is(tmp_path):
     (tmp_path / "pairs.txt").write_text("x")
-    with pytest.raises(ValueError, match="must end in one of .json, .jsonl, .csv, .parquet"):
-        load_splits(str(tmp_path / "pairs.txt"))
-    with pytest.raises(ValueError, match="neither metadata.jsonl nor a train.json"):
-        load_splits(str(tmp_path))
+    with pytest.raises(ValueError, match="must end in one of .json, .jsonl, .csv, .parquet, or be a .tar"):
+        load(tmp_path / "pairs.txt")
+    with pytest.raises(ValueError, match="of no layout that is recognised.*COCO.*Karpathy.*--embeddings"):
+        load(tmp_path)
+    (tmp_path / "img_emb").mkdir()
+    with pytest.raises(ValueError, match="features of clip-retrieval: .*modeling_asymvlm.convert"):
+        load(tmp_path)
+
+
+def test_splits_that_cannot_be_told_are_refused(tmp_path):
+    folder = layouts.splits_by_other_names(tmp_path / "data")
+    shutil.copy(folder / "val.jsonl", folder / "validation.jsonl")
+    with pytest.raises(ValueError, match="val.jsonl both stand for the split validation|validation.jsonl both"):
+        load(folder)
+    os.remove(folder / "validation.jsonl")
+    os.remove(folder / "train.jsonl")
+    with pytest.raises(ValueError, match="of no layout that is recognised"):
+        load(folder)
+    folder = layouts.numbered_parquet_files(tmp_path / "numbered")
+    os.remove(folder / "train-00001-of-00003.parquet")
+    with pytest.raises(ValueError, match="of 3 files, 1 are missing .* the first is number 1"):
+        load(folder)
+    folder = layouts.tars_of_splits(tmp_path / "tars")
+    shutil.copy(folder / "cc-val-000.tar", folder / "more.tar")
+    with pytest.raises(ValueError, match="more.tar names no split, but other shards do"):
+        load(folder)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layouts
 import pytest
 import torch
 from conftest import make_picture_folder
@@ -15,6 +16,7 @@ from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
 import train_asymvlm
 from modeling_asymvlm.data import EmbeddingStore
+from modeling_asymvlm.pairs import SPLITS
 from modeling_asymvlm.report import evaluate_split
 
 
@@ -77,6 +79,25 @@ def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(bac
     assert EmbeddingStore(folder / "embeddings").splits == ["test", "train", "validation"]
 
 
+@pytest.mark.parametrize("options", [[], ["--streaming"]])
+def test_webdataset_shards_and_streams_of_table_files_train_a_head(options, backbone, tmp_path, capsys):
+    if options:
+        pictures = make_picture_folder(tmp_path / "pictures", 40)
+    else:
+        for shard in range(4):
+            members = {}
+            for number in range(10 * shard, 10 * shard + 10):
+                members |= {f"{number}.png": layouts.picture(number), f"{number}.txt": f"red {number}".encode()}
+            layouts.write_tar(tmp_path / "pictures" / f"{shard:05}.tar", members)
+        pictures = tmp_path / "pictures"
+    folder = tmp_path / "out"
+    arguments = ["--model_name_or_path", backbone, "--dataset_name_or_path", pictures, "--output_dir", folder]
+    run(*arguments, "--held_out_fraction", "0.2", *options)
+    sizes = {split: len(EmbeddingStore(folder / "embeddings").split(split).image_ids) for split in SPLITS}
+    assert sum(sizes.values()) == 40 and min(sizes.values()) > 1
+    assert f"Test split: {sizes['test']} images" in capsys.readouterr().out
+
+
 def test_arguments_in_one_file_are_those_of_flags(store, tmp_path):
     values = {"embeddings": str(store), "output_dir": str(tmp_path / "out"), "num_hidden_layers": 1, "do_eval": True}
     values |= {"lr_scheduler_kwargs": {"num_cycles": 0.5}, "save_strategy": "no", "load_best_model_at_end": False}
@@ -110,6 +131,9 @@ def error_of(capsys, *arguments) -> str:
         (["--embeddings", "a", "--dataset_name_or_path", "b"], "exclude each other"),
         (["--dataset_name_or_path", "a/b"], "needs a backbone: pass --model_name_or_path"),
         (["--dataset_name_or_path", "./x.jsonl", "--model_name_or_path", "a/b"], "no file or folder './x.jsonl'"),
+        (["--image_folder", "./nowhere"], "--image_folder: there is no folder './nowhere'"),
+        (["--streaming", "true"], "--image_folder and --streaming say how --dataset_name_or_path is read"),
+        (["--dataset_name_or_path", "0.tar", "--model_name_or_path", "a/b"], "there is no file or folder '0.tar'"),
         (["--model_name_or_path", "/no/model"], "--model_name_or_path: there is no file or folder '/no/model'"),
         (["--tile_size", "0"], "tile_size must be at least 1, got 0"),
         (["--remove_unused_columns", "true"], "remove_unused_columns must stay off"),
