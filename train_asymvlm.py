@@ -23,6 +23,7 @@ import torch
 import transformers
 import yaml
 from transformers import AutoProcessor, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_matplotlib_available
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
@@ -234,12 +235,15 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
     folder = Path(str(training.output_dir))
     if folder.is_file():
         raise ValueError(f"--output_dir {str(folder)!r} is a file.")
+    goes_on = training.resume_from_checkpoint is not None
+    if training.resume_from_checkpoint == "last":
+        training.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
     if training.resume_from_checkpoint is not None:
         check_resumption(model, Path(training.resume_from_checkpoint), folder)
-    elif folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
+    elif not goes_on and folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
         raise ValueError(
             f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "
-            "--resume_from_checkpoint FOLDER/checkpoint-N to go on."
+            "--resume_from_checkpoint last to go on."
         )
 
 
@@ -392,6 +396,8 @@ def main(arguments: list[str]) -> None:
         processing_class=processor,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    if trainer.interruption.interrupted:
+        raise KeyboardInterrupt
     trained = time.perf_counter()
     if not trainer.is_world_process_zero():
         return
@@ -421,5 +427,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        print("\ntrain_asymvlm.py: interrupted; --resume_from_checkpoint goes on from a checkpoint.", file=sys.stderr)
+        print("\ntrain_asymvlm.py: interrupted; --resume_from_checkpoint last goes on.", file=sys.stderr)
         sys.exit(130)

@@ -44,6 +44,12 @@ class AsymVLMTrainingArguments(TrainingArguments):
         metadata={"help": "Rows of the logit matrix held in memory at a time; the result does not depend on it."},
     )
 
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint-N folder of the run, or `last`: the last one, or the start where there is none."
+        },
+    )
     one_caption_per_image: bool = field(
         default=False,
         metadata={"help": "Let no batch hold two captions of an image; needs as many images as a batch has pairs."},

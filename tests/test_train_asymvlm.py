@@ -1,6 +1,8 @@
 """The command: from data to a model, figures and a card; wrong arguments; the user's mistakes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from conftest import make_picture_folder
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 from test_trainer import make_pairs
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
@@ -18,6 +21,7 @@ import train_asymvlm
 from modeling_asymvlm.data import EmbeddingStore
 from modeling_asymvlm.pairs import SPLITS
 from modeling_asymvlm.report import evaluate_split
+from modeling_asymvlm.trainer import AsymVLMTrainer
 
 
 REPOSITORY = Path(train_asymvlm.__file__).parent
@@ -191,6 +195,36 @@ def test_a_run_goes_on_only_in_its_folder_and_with_its_head(store, tmp_path, cap
     assert "is not the folder of a checkpoint" in error_of(capsys, *elsewhere)
     run(*again, folder, "--distribution", "vmf", "--num_train_epochs", 2)
     assert "checkpoint-2" in {path.name for path in folder.glob("checkpoint-*")}
+
+
+def test_an_interrupted_command_goes_on_from_the_last_checkpoint(store, tmp_path, monkeypatch):
+    steps = [
+        "--embeddings",
+        store,
+        "--num_train_epochs",
+        3,
+        "--per_device_train_batch_size",
+        32,
+        "--resume_from_checkpoint",
+        "last",
+    ]
+    run(*steps, "--output_dir", tmp_path / "straight")
+    interrupted = AsymVLMTrainer.training_step
+
+    def interrupt(trainer, *arguments):
+        if trainer.state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return interrupted(trainer, *arguments)
+
+    monkeypatch.setattr(AsymVLMTrainer, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(*steps, "--output_dir", tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoint-5" / "training_state.json").is_file()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    monkeypatch.undo()
+    run(*steps, "--output_dir", tmp_path / "cut")
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("straight", "cut")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def mistake(*arguments) -> str:
