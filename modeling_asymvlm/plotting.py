@@ -24,7 +24,7 @@ STYLES = (
     ("#56B4E9", "P"),
     ("#000000", "X"),
 )
-LINES = ("-", "--", "-.", ":")
+LINES = ("-", "--", "-.")
 STATISTICS = ("spearman", "r_squared", "neg_spearman_r_squared")
 
 
@@ -108,8 +108,8 @@ def risk_coverage_plot(
 ) -> Path:
     """Draw the share of wrong first results against the share of queries that are answered.
 
-    Each curve is labelled with the area under it (AURC), and the lowest possible curve of the first is drawn in grey
-    dots where all curves share it: methods with the same first results.
+    Each curve is labelled with the area under it (AURC). Dots show the lowest curve that any order of the queries
+    could give, once for all methods with the same share of right first results, in the colour of the first of them.
 
     Args:
         curves: results of [`~evaluation.risk_coverage_curve`] by name, one to seven. Lower is better.
@@ -126,6 +126,7 @@ def risk_coverage_plot(
     _check_count("curves", curves)
     figure = _new_figure(6.4, 4.8, title)
     axes = figure.subplots()
+    optima: list[np.ndarray] = []
     for place, (name, curve) in enumerate(curves.items()):
         color, marker = STYLES[place]
         coverage, risk = 100 * np.asarray(curve["coverage"]), 100 * np.asarray(curve["risk"])
@@ -137,15 +138,15 @@ def risk_coverage_plot(
             marker=marker,
             markevery=max(1, len(risk) // 10),
             markersize=4,
-            label=f"{_readable(name)}, AURC {risk.mean() / 100:.3f}",
+            label=f"{_readable(name)}, AURC {curve['aurc']:.3f}",
         )
-    optimal = [np.asarray(curve["optimal_risk"]) for curve in curves.values()]
-    if all(np.array_equal(optimal[0], other) for other in optimal):
-        coverage = 100 * np.asarray(next(iter(curves.values()))["coverage"])
-        label = f"best possible order, AURC {optimal[0].mean():.3f}"
-        axes.plot(coverage, 100 * optimal[0], color="0.5", linestyle=":", label=label)
-    counts = {len(curve["risk"]) for curve in curves.values()}
-    queries = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        optimal = 100 * np.asarray(curve["optimal_risk"])
+        if not any(np.array_equal(optimal, other) for other in optima):
+            optima.append(optimal)
+            label = f"best possible order, AURC {curve['optimal_aurc']:.3f}"
+            axes.plot(coverage, optimal, color=color, linestyle=":", label=label)
+    counts = [curve["num_queries"] for curve in curves.values()]
+    queries = str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     axes.set_xlabel(f"coverage: share of the {queries} queries answered, most certain first (%)")
     axes.set_ylabel("risk: first results that are wrong (%)")
     axes.set_xlim(0, 100)

@@ -22,6 +22,7 @@ from .evaluation import (
     recall_at_k,
     retrieval_posterior,
     retrieval_uncertainty_metrics,
+    risk_coverage_curve,
     specificity_correlation,
 )
 from .modeling_asymvlm import AsymVLMModel
@@ -66,9 +67,10 @@ def evaluate_split(
         `concentration`, its 1 %, 50 % and 99 % quantiles; `uncertainty` of 1 / kappa with 10 bins, as
         [`~evaluation.retrieval_uncertainty_metrics`] gives it; `posterior`, the temperature `logit_scale` and the
         metrics of [`~evaluation.posterior_metrics`]; `intervals`, 95 % bootstrap intervals over images, of the same
-        keys; `rank_correlation_with_ambiguity` where the captions' true ambiguity is known, and `specificity` where
-        the captions have levels in a hierarchy. `concentration` and what is made from it are absent for a
-        deterministic model; `uncertainty`, `posterior` and their intervals with fewer than 10 images or captions.
+        keys; `risk_coverage`, the curve of each confidence at 200 coverages; `rank_correlation_with_ambiguity` where
+        the captions' true ambiguity is known, and `specificity` where the captions have levels in a hierarchy.
+        `concentration` and what is made from it are absent for a deterministic model; `uncertainty`, `posterior`,
+        their curves and intervals with fewer than 10 images or captions.
     """
     device = model.device
     text_features = split.text_features
@@ -110,26 +112,25 @@ def evaluate_split(
         if "level" in split.columns:
             level, group = split.columns["level"], split.text_image_index
             results["specificity"] = specificity_correlation(concentration, level, group)
-    image_of_caption = np.asarray(split.text_image_index)
-    results["intervals"] = _intervals(ranks, image_of_caption, uncertainty, posterior, num_resamples)
+    results |= _curves_and_intervals(ranks, np.asarray(split.text_image_index), uncertainty, posterior, num_resamples)
     return results
 
 
-def _intervals(
+def _curves_and_intervals(
     ranks: RetrievalRanks,
     image_of_caption: np.ndarray,
     uncertainty: np.ndarray | None,
     posterior: RetrievalPosterior | None,
     num_resamples: int,
 ) -> dict[str, Any]:
-    """95 % intervals by drawing images, with their captions, with replacement; keys as in the results."""
+    """Risk–coverage curves, and 95 % intervals by drawing images with their captions; keys as in the results."""
     rank = {"text_to_image": ranks.text_to_image_rank, "image_to_text": ranks.image_to_text_rank}
     images = {"text_to_image": image_of_caption, "image_to_text": ranks.image_queries}
     intervals: dict[str, Any] = {"retrieval": {}, "confidence_level": 0.95, "num_resamples": num_resamples}
-    resampling: dict[str, Any] = {"num_resamples": num_resamples}
     for direction, clusters in images.items():
-        low_high = bootstrap_intervals(np.mean, rank[direction] == 0, clusters=clusters, **resampling)
+        low_high = bootstrap_intervals(np.mean, rank[direction] == 0, clusters=clusters, num_resamples=num_resamples)
         intervals["retrieval"][f"{direction}_recall@1"] = low_high
+    curves: dict[str, Any] = {}
     uncertainties = {}
     if posterior is not None:
         for direction in images:
@@ -140,10 +141,15 @@ def _intervals(
             retrieved = "image_to_text_by_retrieved_caption"
             uncertainties["uncertainty", retrieved, "image_to_text"] = uncertainty[ranks.image_to_text_top]
     for (role, name, direction), values in uncertainties.items():
+        correct = rank[direction] == 0
         intervals.setdefault(role, {})[name] = confidence_intervals(
-            values, rank[direction] == 0, clusters=images[direction], num_bins=NUM_BINS, **resampling
+            values, correct, clusters=images[direction], num_bins=NUM_BINS, num_resamples=num_resamples
         )
-    return intervals
+        curve = risk_coverage_curve(values, correct, max_points=200)
+        curves.setdefault(role, {})[name] = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in curve.items()
+        }
+    return {"intervals": intervals, "risk_coverage": curves}
 
 
 def format_table(results: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def confidence_intervals(
 ) -> dict[str, list[float]]:
     """[`bootstrap_intervals`] of `spearman`, `aurc` and `auroc` of [`confidence_metrics`], computed together.
 
-    The same resamples and the same intervals, some twenty times faster: the queries are sorted once, and a resample is
+    The same resamples and the same intervals, several times faster: the queries are sorted once, and a resample is
     a weight of each query.
 
     Args:
