@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import transformers
 import yaml
-from transformers import AutoProcessor, set_seed
+from transformers import AutoConfig, AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
@@ -282,6 +282,8 @@ def evaluate_checkpoint(model_arguments: ModelArguments, data: DataArguments, tr
     checkpoint = str(model_arguments.model_name_or_path)
     loading = {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
     loading = {name: value for name, value in loading.items() if value}
+    if not isinstance(AutoConfig.from_pretrained(checkpoint, **loading), AsymVLMConfig):
+        raise ValueError(f"{checkpoint!r} is a backbone; --do_eval without --do_train needs a trained model.")
     model = AsymVLMModel.from_pretrained(checkpoint, **loading).to(training.device)
     if data.embeddings is not None:
         test = EmbeddingStore(data.embeddings).split("test")
@@ -363,17 +365,14 @@ def main(arguments: list[str]) -> None:
     model.eval()
     results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
     results["test"] = evaluate_split(model, splits["test"])
-    results["test"]["time"] = {
-        "features": embedded - started,
-        "training": trained - embedded,
-        "evaluation": time.perf_counter() - trained,
-    }
+    seconds = {"features": embedded - started, "training": trained - embedded}
+    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - trained}
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
     source = data_record(data.dataset_name_or_path, data.embeddings, arguments)
-    results["training"] = training_record(source, training, splits["train"], trainer.state.global_step)
+    results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)
     save_figures(folder, results)
     save_card(folder, results)
     print_results(results)

@@ -136,8 +136,8 @@ def model_card(
     Args:
         results (`dict`): as in `all_results.json`: `model` of [`model_facts`]; `test` of [`~report.evaluate_split`],
             with `time`; if known `training`, with any of `dataset`, `dataset_id` (its name on the Hub),
-            `num_images`, `num_captions`, `steps`, `epochs`, `machine`, `command` and `license` (of the weights, as the
-            Hub names it); `evaluation`, with `dataset`, `dataset_id` and `command`, where the figures are of a later
+            `num_images`, `num_captions`, `command`, `license` (of the weights, as the Hub names it) and, all or none,
+            `steps`, `epochs`, `machine` and `time` (seconds of `features` and `training`); `evaluation`, with `dataset`, `dataset_id` and `command`, where the figures are of a later
             evaluation on its own; and `example_output`, what [`usage_example`] printed.
         model_name (`str`): title of the card.
         location (`str`): repository or folder of the model, for the example.
@@ -157,7 +157,7 @@ def model_card(
         *_use(results, location, published),
         "## Test results",
         *_test_results(test, evaluation, plots),
-        *_training(training, test.get("time", {})),
+        *_training(training),
         "## Intended use and limits",
         _limits(facts),
         "## Citation",
@@ -248,7 +248,7 @@ def _test_results(test: dict[str, Any], evaluation: dict[str, Any], plots: Seque
     return sections + [f"![{PLOTS[name]}]({name})" for name in plots]
 
 
-def _training(training: dict[str, Any], seconds: dict[str, float]) -> list[str]:
+def _training(training: dict[str, Any]) -> list[str]:
     sentences = []
     if "num_captions" in training:
         sentences.append(
@@ -256,6 +256,7 @@ def _training(training: dict[str, Any], seconds: dict[str, float]) -> list[str]:
             f"{training['num_captions']} captions. Only the head was trained; the backbone is frozen."
         )
     if "steps" in training:
+        seconds = training["time"]
         sentences.append(
             f"Cost: {training['steps']} steps ({training['epochs']:g} epochs), {seconds['training']:.0f} s, after "
             f"{seconds['features']:.0f} s for the backbone's features, on {training['machine']}."

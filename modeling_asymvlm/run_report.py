@@ -25,9 +25,12 @@ def data_record(dataset_name_or_path: str | None, embeddings: str | None, argume
 
 
 def training_record(
-    data: dict[str, Any], training: TrainingArguments, train: EmbeddingSplit, steps: int
+    data: dict[str, Any], training: TrainingArguments, train: EmbeddingSplit, steps: int, time: dict[str, float]
 ) -> dict[str, Any]:
-    """What was trained on, with which command and at what cost, for the model card; `data` of [`data_record`]."""
+    """
+    What was trained on, with which command and at what cost, for the model card; `data` of [`data_record`], `time` in
+    seconds of `features` and `training`.
+    """
     is_cuda = training.device.type == "cuda"
     return {
         **data,
@@ -36,6 +39,7 @@ def training_record(
         "steps": steps,
         "epochs": training.num_train_epochs,
         "machine": torch.cuda.get_device_name() if is_cuda else f"a CPU with {os.cpu_count()} cores",
+        "time": time,
         "license": "apache-2.0" if data["dataset"] == "Scenes (generated)" else None,
     }
 

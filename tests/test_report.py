@@ -60,6 +60,11 @@ def test_uncertainty_is_left_out_where_it_has_no_answer():
         "num_captions",
         "retrieval",
         "backbone_retrieval",
+        "median_rank",
+        "backbone_median_rank",
+        "posterior",
+        "intervals",
+        "risk_coverage",
     }
 
 
