@@ -137,8 +137,9 @@ def model_card(
         results (`dict`): as in `all_results.json`: `model` of [`model_facts`]; `test` of [`~report.evaluate_split`],
             with `time`; if known `training`, with any of `dataset`, `dataset_id` (its name on the Hub),
             `num_images`, `num_captions`, `command`, `license` (of the weights, as the Hub names it) and, all or none,
-            `steps`, `epochs`, `machine` and `time` (seconds of `features` and `training`); `evaluation`, with `dataset`, `dataset_id` and `command`, where the figures are of a later
-            evaluation on its own; and `example_output`, what [`usage_example`] printed.
+            `steps`, `epochs`, `machine` and `time` (seconds of `features` and `training`); `evaluation`, with
+            `dataset`, `dataset_id` and `command`, where the figures are of a later evaluation on its own; and
+            `example_output`, what [`usage_example`] printed.
         model_name (`str`): title of the card.
         location (`str`): repository or folder of the model, for the example.
         published (`bool`, *optional*, defaults to `False`): whether the model's code lies there too.
