@@ -183,7 +183,7 @@ def mean_over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             summary[key] = mean_over_seeds(values)
         elif isinstance(first, (int, float)) and not isinstance(first, bool):
             summary[key] = _mean_and_deviation(values)
-        elif isinstance(first, (list, tuple)) and np.asarray(first).dtype.kind in "iuf":
+        elif isinstance(first, (list, tuple)) and all(isinstance(place, (int, float)) for place in first):
             summary[key] = [_mean_and_deviation(place) for place in zip(*values, strict=True)]
     return summary
 
