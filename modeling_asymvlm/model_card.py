@@ -243,8 +243,9 @@ def _test_results(test: dict[str, Any], evaluation: dict[str, Any], plots: Seque
             "log-likelihood) over this gallery, whether this first result is right. AUROC: how often a wrong first "
             "result is the less certain of a wrong and a right one. AURC: share of wrong first results, averaged over "
             "all shares of queries that are answered, most certain first. ECE: mean difference between stated "
-            "probability and R@1 in bins. NLL: of the right answer under the posterior. In square brackets, 95 % "
-            f"bootstrap intervals, {test['intervals']['num_resamples']} resamples of the images."
+            "probability and R@1 in equal-count bins; several captions of an image share its posterior. NLL: of the "
+            "right answer under the posterior. In square brackets, 95 % bootstrap intervals, "
+            f"{test['intervals']['num_resamples']} resamples of the images."
         )
     return sections + [f"![{PLOTS[name]}]({name})" for name in plots]
 

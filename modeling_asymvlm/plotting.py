@@ -161,7 +161,7 @@ def calibration_plot(
 ) -> Path:
     """Draw the reliability diagram: how often first results are right against the probability that is stated.
 
-    The area of a marker grows with the queries in its bin, and bars are binomial standard errors. On the diagonal the
+    The area of a marker grows with the share of the queries in its bin, and bars are binomial standard errors. On the diagonal the
     probability is one; below it, the stated one is too high.
 
     Args:
@@ -179,16 +179,17 @@ def calibration_plot(
     _check_count("bins", bins)
     figure = _new_figure(5.6, 5.4, title)
     axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color="0.5", linestyle=":", label="perfect calibration")
+    top = 1.0
     for (name, metrics), (color, marker) in zip(bins.items(), STYLES, strict=False):
         count, accuracy = np.asarray(metrics["bin_count"]), np.asarray(metrics["bin_accuracy"])
         stated = 100 * np.asarray(metrics["bin_confidence"])
         error = 100 * np.sqrt(accuracy * (1 - accuracy) / count)
+        top = max(top, stated.max(), (100 * accuracy + error).max())
         axes.errorbar(stated, 100 * accuracy, yerr=error, color=color, linewidth=1, capsize=2)
         axes.scatter(
             stated,
             100 * accuracy,
-            s=20 + 160 * count / count.max(),
+            s=10 + 300 * count / count.sum(),
             color=color,
             marker=marker,
             alpha=0.75,
@@ -197,8 +198,9 @@ def calibration_plot(
         )
     axes.set_xlabel("stated probability that the first result is right (%)")
     axes.set_ylabel("first results that are right, R@1 (%)")
-    axes.set_xlim(-2, 102)
-    axes.set_ylim(-2, 102)
+    axes.plot([0, top], [0, top], color="0.5", linestyle=":", label="perfect calibration")
+    axes.set_xlim(-0.04 * top, 1.04 * top)  # one scale on both axes, so that the diagonal is one
+    axes.set_ylim(-0.04 * top, 1.04 * top)
     axes.grid(alpha=0.3)
     _legend_below(axes, markerscale=0.6)
     return _write_png(figure, path)

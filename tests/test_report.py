@@ -85,10 +85,10 @@ def test_another_temperature_changes_the_posterior_and_not_the_ranks():
 
 
 def test_uncertainty_is_left_out_where_it_has_no_answer():
-    few = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(9, 30))
+    few = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(9, 30), num_resamples=5)
     assert "uncertainty" not in few and "concentration" in few
     deterministic = AsymVLMModel(AsymVLMConfig(projection_dim=12, distribution="deterministic")).eval()
-    assert set(evaluate_split(deterministic, make_split(20, 30))) == {
+    assert set(evaluate_split(deterministic, make_split(20, 30), num_resamples=5)) == {
         "num_images",
         "num_captions",
         "retrieval",
@@ -103,20 +103,28 @@ def test_uncertainty_is_left_out_where_it_has_no_answer():
 
 def test_specificity_is_reported_where_captions_have_levels():
     split = make_split(10, 40, level=np.arange(40) // 10)
-    results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), split)
+    results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), split, num_resamples=5)
     assert -1 <= results["specificity"]["mean_group_spearman"] <= 1
     assert "with the caption's level" in format_table(results)
 
 
 def test_the_table_shows_every_figure_and_says_what_is_undefined():
     torch.manual_seed(0)
-    results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(20, 60))
+    results = evaluate_split(
+        AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), make_split(20, 60), num_resamples=5
+    )
     results["time"] = {"training": 12.34}
     results["uncertainty"]["text_to_image"]["spearman"] = float("nan")
     table = format_table(results)
     for key in ("text_to_image_recall@1", "image_to_text_recall@10"):
         assert f"{results['retrieval'][key]:.4f}" in table
         assert f"{results['backbone_retrieval'][key]:.4f}" in table
+    posterior, intervals = results["posterior"], results["intervals"]["posterior"]
+    low, high = intervals["text_to_image"]["auroc"]
+    assert f"{posterior['text_to_image']['auroc']:.3f} [{low:.3f}, {high:.3f}]" in table
+    assert f"{posterior['image_to_text']['calibration']['brier_score']:.3f}" in table
+    assert f"({results['uncertainty']['text_to_image']['optimal_aurc']:.3f})" in table
+    assert f"{results['median_rank']['image_to_text_median_rank']:g}" in table
     assert "undefined" in table and "12.3 s" in table and "10 bins" in table
     widths = [{len(line) for line in part.splitlines()} for part in table.split("\n\n")]
     assert all(len(of_table) == 1 for of_table in widths)
