@@ -282,21 +282,26 @@ def evaluate_checkpoint(model_arguments: ModelArguments, data: DataArguments, tr
     checkpoint = str(model_arguments.model_name_or_path)
     loading = {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
     loading = {name: value for name, value in loading.items() if value}
-    if not isinstance(AutoConfig.from_pretrained(checkpoint, **loading), AsymVLMConfig):
+    config = AutoConfig.from_pretrained(checkpoint, **loading)
+    if not isinstance(config, AsymVLMConfig):
         raise ValueError(f"{checkpoint!r} is a backbone; --do_eval without --do_train needs a trained model.")
-    model = AsymVLMModel.from_pretrained(checkpoint, **loading).to(training.device)
+    for name, value in model_arguments.head_kwargs().items():
+        if value not in (getattr(config, name), getattr(ModelArguments, name)):
+            raise ValueError(f"{checkpoint!r} was trained with --{name} {getattr(config, name)}, not {value}.")
+    model = AsymVLMModel.from_pretrained(checkpoint, dtype=model_arguments.dtype, **loading).to(training.device)
+    broken: list[str] = []
     if data.embeddings is not None:
         test = EmbeddingStore(data.embeddings).split("test")
-        if test.dim != model.config.projection_dim:
+        if test.dim != config.projection_dim:
             raise ValueError(
                 f"The features in {data.embeddings!r} are {test.dim} wide, but {checkpoint!r} takes "
-                f"{model.config.projection_dim}: they come from another backbone."
+                f"{config.projection_dim}: they come from another backbone."
             )
     elif model.vlm is None:
         raise ValueError(f"{checkpoint!r} is a head without a backbone: pass the features of the data, --embeddings.")
     else:
-        store, _ = cached_features(
-            folder / "embeddings",
+        store, broken = cached_features(
+            folder / "test_embeddings",  # beside those of a training, which hold more splits
             model,
             AutoProcessor.from_pretrained(checkpoint, **loading),
             {"test": load_pairs(data, training.seed)["test"]},
@@ -310,7 +315,7 @@ def evaluate_checkpoint(model_arguments: ModelArguments, data: DataArguments, tr
     results = read_results(folder / "all_results.json") if known else {}
     results["test"] = evaluate_split(model.eval(), test)
     results["test"]["time"] = {"features": embedded - started, "evaluation": time.perf_counter() - embedded}
-    results["model"] = model_facts(model.config)
+    results |= {"model": model_facts(config), "broken_images": broken}
     results["evaluation"] = data_record(data.dataset_name_or_path, data.embeddings, command)
     save_figures(folder, results)
     if own_folder:
@@ -332,6 +337,8 @@ def main(arguments: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()
     set_seed(training.seed)
     if training.evaluate_only:
+        if training.process_index > 0:
+            return
         try:
             return evaluate_checkpoint(model_arguments, data, training, arguments)
         except (ValueError, OSError, ImportError, subprocess.CalledProcessError) as error:

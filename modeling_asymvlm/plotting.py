@@ -161,8 +161,8 @@ def calibration_plot(
 ) -> Path:
     """Draw the reliability diagram: how often first results are right against the probability that is stated.
 
-    The area of a marker grows with the share of the queries in its bin, and bars are binomial standard errors. On the diagonal the
-    probability is one; below it, the stated one is too high.
+    The area of a marker grows with the share of the queries in its bin, and bars are binomial standard errors. On the
+    diagonal the stated number is a probability; below it, it is too high.
 
     Args:
         bins: results of [`~evaluation.calibration_metrics`] by name, one to seven.

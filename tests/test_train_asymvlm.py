@@ -122,7 +122,7 @@ def test_do_eval_computes_the_features_of_pairs(backbone, tmp_path, capsys):
     evaluated = capsys.readouterr().out.splitlines()
     recalls = [[line for line in lines if "R@" in line] for lines in (trained, evaluated)]
     assert recalls[0] == recalls[1] and len(recalls[0]) == 6
-    assert EmbeddingStore(tmp_path / "figures" / "embeddings").splits == ["test"]
+    assert EmbeddingStore(tmp_path / "figures" / "test_embeddings").splits == ["test"]
 
 
 def test_do_eval_needs_a_trained_model_and_its_features(store, backbone, tmp_path, capsys):
@@ -131,6 +131,7 @@ def test_do_eval_needs_a_trained_model_and_its_features(store, backbone, tmp_pat
     run("--embeddings", store, *out)
     common = ["--do_eval", "--model_name_or_path", tmp_path / "out", "--output_dir", tmp_path / "figures"]
     assert "is a head without a backbone" in mistake(*common, "--dataset_name_or_path", tmp_path)
+    assert "was trained with --distribution power_spherical, not vmf" in mistake(*common, "--distribution", "vmf")
     narrow = EmbeddingStore.write(tmp_path / "narrow", {"test": make_pairs(1, 9, 9, dim=20).split}, {}).path
     assert "are 20 wide, but" in mistake(*common, "--embeddings", narrow)
     common[2] = backbone
