@@ -288,7 +288,8 @@ def evaluate_checkpoint(model_arguments: ModelArguments, data: DataArguments, tr
     for name, value in model_arguments.head_kwargs().items():
         if value not in (getattr(config, name), getattr(ModelArguments, name)):
             raise ValueError(f"{checkpoint!r} was trained with --{name} {getattr(config, name)}, not {value}.")
-    model = AsymVLMModel.from_pretrained(checkpoint, dtype=model_arguments.dtype, **loading).to(training.device)
+    dtype = {} if model_arguments.dtype == "auto" else {"dtype": model_arguments.dtype}
+    model = AsymVLMModel.from_pretrained(checkpoint, **loading, **dtype).to(training.device)
     broken: list[str] = []
     if data.embeddings is not None:
         test = EmbeddingStore(data.embeddings).split("test")
