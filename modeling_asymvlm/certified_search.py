@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 
-FIRST_CANDIDATES, CANDIDATES_PER_RESULT = 32, 4
+FIRST_CANDIDATES, CANDIDATES_PER_RESULT = 16, 2
 GROWTH = 8  # of the number of candidates at the second attempt
 ROWS_AT_A_TIME = 16_384  # of the gallery in an exhaustive search
 

@@ -34,8 +34,8 @@ class SearchResults:
         scores (float64, shape `(queries, k)`):
             Log-likelihood ratios in nats against the uniform density, 0 being "no better than uniform"; cosines for
             `distribution="deterministic"`.
-        posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
-            Probability of each result among the whole index, softmax of tau times the score.
+        log_posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
+            Logarithm of the probability of each result among the whole index, softmax of tau times the score.
         uncertainty (float64, shape `(queries, k)`):
             1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
             kappa = 0 and NaN for `distribution="deterministic"`.
@@ -45,12 +45,17 @@ class SearchResults:
     rows: np.ndarray
     labels: list[list[str]]
     scores: np.ndarray
-    posterior: np.ndarray | None
+    log_posterior: np.ndarray | None
     uncertainty: np.ndarray
     exact: bool
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def posterior(self) -> np.ndarray | None:
+        """Probabilities, float64 of shape `(queries, k)`, or `None` where they were not asked for."""
+        return None if self.log_posterior is None else np.exp(self.log_posterior)
 
 
 class SearchableIndex(FlatIndex):
@@ -113,12 +118,11 @@ class SearchableIndex(FlatIndex):
             batch = prepared[start : start + batch_size]
             parts.append(self._search_batch(batch, k, rows_allowed, method, posterior, approximate))
         rows, scores, uncertainty = (np.concatenate([part[place] for part in parts]) for place in range(3))
-        probabilities = np.exp(np.concatenate([part[3] for part in parts])) if posterior else None
         return SearchResults(
             rows=rows,
             labels=self._labels_of(rows),
             scores=scores,
-            posterior=probabilities,
+            log_posterior=np.concatenate([part[3] for part in parts]) if posterior else None,
             uncertainty=uncertainty,
             exact=approximate is None,
         )
