@@ -6,8 +6,8 @@ sets and many answers, a poor one large sets and few, both keep the promise.
 **Sets** are split-conformal (Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World"): all results
 whose conformity is at least a threshold, which the calibration queries set by the conformity of their best right
 answer. With a true posterior as conformity, and one right answer a query, no sets of their coverage are smaller on
-average (Sadinle, Lei & Wasserman 2019, "Least ambiguous set-valued classifiers with bounded error levels", JASA). Given
-n calibration queries without ties, the coverage of later ones is Beta(m, n + 1 - m)-distributed with
+average (Sadinle, Lei & Wasserman 2019, "Least ambiguous set-valued classifiers with bounded error levels", JASA).
+Given n calibration queries without ties, the coverage of later ones is Beta(m, n + 1 - m)-distributed with
 m = ceil((1 - alpha)(n + 1)) (Vovk 2012, "Conditional validity of inductive conformal predictors"), of mean m/(n + 1).
 
 **By stratum** of uncertainty (Mondrian; Vovk et al. 2005, section 4.5) every stratum has its own threshold and its own

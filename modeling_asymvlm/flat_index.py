@@ -53,7 +53,7 @@ class FlatIndex(ABC):
             split.dim,
             distribution=model.config.distribution,
             normalizer=model.config.normalizer,
-            logit_scale=float(model.logit_scale),
+            logit_scale=model.logit_scale.item(),
         )
         index.model_fingerprint = head_fingerprint(model)
         index.add_split(model, split, batch_size=batch_size)

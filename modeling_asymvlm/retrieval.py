@@ -209,7 +209,8 @@ class TextIndex(SearchableIndex):
 class ImageIndex(SearchableIndex):
     """
     Images as unit vectors, to be searched by texts: exact by the cosine of the mean direction, which ranks as the
-    log-likelihood does. Rows are the unit vectors in float32: 4 d bytes an image, and its label.
+    log-likelihood does. Rows are the unit vectors in float32, which search is exact for: 4 d bytes an image, and its
+    label.
 
     A text without direction, eta = 0, is the uniform law: all images score 0, and the first rows are listed.
 

@@ -86,7 +86,7 @@ class SearchableIndex(FlatIndex):
             k (`int`, *optional*, defaults to 10): results per query.
             posterior (`bool`, *optional*, defaults to `True`):
                 Whether to give each result's probability among the whole index. It needs the score of every row, in
-                float32: its relative error is about 1e-7 times tau times kappa.
+                float32: its relative error is below about 2e-7 times tau times the largest kappa.
             where (`tuple[float, float]`, *optional*):
                 For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
                 many results come back as lie in it. The posterior stays that among the whole index.
