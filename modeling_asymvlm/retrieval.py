@@ -16,9 +16,8 @@ import torch.nn.functional as F
 
 from .flat_index import Embeddings
 from .modeling_asymvlm import AsymVLMModel
-from .objective import MIN_ONE_PLUS_COSINE
 from .searchable_index import SearchableIndex, SearchResults
-from .tangent_bound import UNIT_ROUNDOFF, relative_rounding, tangent_queries
+from .tangent_bound import LOWEST_COSINE, UNIT_ROUNDOFF, relative_rounding, tangent_queries
 
 
 # Where a cosine is below this, the Power Spherical scan bounds the score by that of this cosine instead of bounding
@@ -177,7 +176,7 @@ class TextIndex(SearchableIndex):
             if columns == 2:
                 kappa, log_normalizers = rows[:, -2].contiguous(), rows[:, -1].contiguous()
                 scores *= kappa.clamp(min=torch.finfo(torch.float32).tiny).reciprocal()
-                scores = scores.clamp_(min=MIN_ONE_PLUS_COSINE - 1.0).log1p_().mul_(kappa).add_(log_normalizers)
+                scores = scores.clamp_(min=LOWEST_COSINE).log1p_().mul_(kappa).add_(log_normalizers)
             return scores, scores
 
         return tile

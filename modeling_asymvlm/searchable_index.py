@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from .certified_search import certified_top_k
 from .flat_index import Embeddings, FlatIndex
 from .gallery_scan import scan_gallery
-from .objective import MIN_ONE_PLUS_COSINE, log_normalizer
+from .objective import log_normalizer
+from .tangent_bound import LOWEST_COSINE
 
 
 METHODS = ("bound", "scan")
@@ -264,7 +265,7 @@ class SearchableIndex(FlatIndex):
             return cosines
         if self.distribution == "vmf":
             return concentration * cosines + log_normalizers
-        return concentration * torch.log1p(cosines.clamp(min=MIN_ONE_PLUS_COSINE - 1.0)) + log_normalizers
+        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
 
     def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
         law = {"distribution": self.distribution, "normalizer": self.normalizer}

@@ -15,13 +15,16 @@ Algorithms", section 3.1); the rounding of the entries of v and q themselves cou
 kappa` for either law (its slope is the mean of t, or of ln(1 + t), under the law), the sum is at most
 `kappa (1/(1 + t0) + |ln(1 + t0) - t0/(1 + t0)| + 1)`, which the entry of the query that meets kappa takes in.
 
-**The clamp.** The pairwise score replaces `1 + t` by no less than `MIN_ONE_PLUS_COSINE`. The bound at `t >= -1` is at
-least `kappa (ln(1 + t0) - 1) + G`, which is above the clamped score for every `t0` allowed here.
+**The clamp.** The pairwise score takes no cosine below `LOWEST_COSINE`. The bound at `t >= -1` is at least
+`kappa (ln(1 + t0) - 1) + G`, which is above the clamped score for every `t0` allowed here.
 """
 
 import torch
 
+from .objective import MIN_ONE_PLUS_COSINE
 
+
+LOWEST_COSINE = MIN_ONE_PLUS_COSINE - 1.0
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 # Tangent points are kept away from the pole at -1; a result that close to opposite is no result.
