@@ -25,6 +25,7 @@ from .modeling_asymvlm import AsymVLMModel
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
 FORMAT = 1
+ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
 ROWS_AT_A_TIME = 8192
 
 
@@ -90,12 +91,12 @@ def read_index(
         raise FileNotFoundError(f"There is no index at {str(path)!r}: it has no {MANIFEST}.")
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        found = manifest["format"], manifest["kind"]
+        found, *_ = (manifest["format"], manifest["kind"]), *(manifest[entry] for entry in ENTRIES)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MANIFEST} is damaged ({error}): build and save the index again.") from error
+        raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error
     if found != (FORMAT, kind):
         raise ValueError(
-            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, not a {kind} index of format {FORMAT}. "
+            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, but one of {kind}s and format {FORMAT} is wanted. "
             "TextIndex reads text indexes, ImageIndex image indexes."
         )
     try:

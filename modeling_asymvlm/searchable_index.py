@@ -200,6 +200,11 @@ class SearchableIndex(FlatIndex):
                 index = self._faiss if approximate is None else approximate
                 vectors, slack = self._faiss_queries(batch, queries, best)
                 keys, proposed = index.search(vectors.numpy(), count)
+                if proposed[:, k - 1].min() < 0:  # FAISS fills up with -1
+                    raise ValueError(
+                        f"The approximate index found fewer than {k} results for a query: let it look further, as by "
+                        "a higher nprobe or efSearch."
+                    )
                 bounds = keys[:, -1].astype(np.float64) + slack
             if count == len(gallery) or approximate is not None:
                 bounds = np.full(len(queries), -np.inf)
@@ -207,14 +212,9 @@ class SearchableIndex(FlatIndex):
 
         def exact_keys(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
             keys = self._keys(batch, queries, np.maximum(rows, 0))
-            return np.where(rows < 0, -np.inf, keys)  # approximate indexes may find fewer than asked for
+            return np.where(rows < 0, -np.inf, keys)
 
         rows, keys = certified_top_k(len(batch), gallery, k, propose, exact_keys)
-        if rows.min() < 0:
-            raise ValueError(
-                f"The approximate index found fewer than {k} results for a query: let it look further, as by a higher "
-                "nprobe or efSearch."
-            )
         everyone = np.arange(len(batch))
         scores, uncertainty = self._scores(batch, everyone, keys), self._uncertainty(batch, rows)
         if not posterior:

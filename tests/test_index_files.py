@@ -150,11 +150,14 @@ def test_damaged_and_missing_files_are_told(name, memory_map, tmp_path):
 
 def test_files_that_do_not_belong_together_are_told(tmp_path):
     folder = saved(tmp_path)
-    with pytest.raises(ValueError, match="holds a text index of format 1, not a image index|not an image"):
+    with pytest.raises(ValueError, match="holds a text index of format 1, but one of images"):
         ImageIndex.load(folder)
     manifest = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**manifest, "num_rows": 81}))
     with pytest.raises(ValueError, match=r"\[80, 81\] rows"):
+        TextIndex.load(folder)
+    (folder / "index.json").write_text(json.dumps({"format": 1, "kind": "text"}))
+    with pytest.raises(ValueError, match="damaged .*num_rows"):
         TextIndex.load(folder)
     (folder / "index.json").write_text(json.dumps({**manifest, "distribution": "vmf"}))
     with pytest.raises(ValueError, match="18 wide, not 17"):

@@ -182,6 +182,8 @@ def test_approximate_indexes_are_labelled_and_their_scores_exact():
     np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.rows, 1), rtol=1e-12)
     np.testing.assert_array_less(found.scores, exact.scores + 1e-9)
     assert np.isin(found.rows, exact.rows).mean() > 0.5
+    with pytest.raises(ValueError, match="found fewer than 200 results"):
+        index.search(images, 200, approximate=index.build_approximate("IVF64,Flat"))
     with pytest.raises(ValueError, match="holds 3000 vectors of width 34, this index 5"):
         text_index(eta[:5], "power_spherical").search(images, 2, approximate=index.build_approximate("HNSW16"))
 
