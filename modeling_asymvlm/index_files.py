@@ -96,8 +96,8 @@ def read_index(
         raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error
     if found != (FORMAT, kind):
         raise ValueError(
-            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, but one of {kind}s and format {FORMAT} is wanted. "
-            "TextIndex reads text indexes, ImageIndex image indexes."
+            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, but one of {kind}s and format "
+            f"{FORMAT} is wanted. TextIndex reads text indexes, ImageIndex image indexes."
         )
     try:
         # For flat indexes, FAISS maps the file under this flag and not under IO_FLAG_MMAP.

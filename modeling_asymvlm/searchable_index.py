@@ -1,7 +1,8 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,23 @@ from .tangent_bound import LOWEST_COSINE
 METHODS = ("bound", "scan")
 
 ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
+
+QUERIES_FOR_A_PRODUCT = 4  # from so many on, one matrix product is faster than as many passes
+
+
+@contextmanager
+def matrix_products(num_queries: int) -> Iterator[None]:
+    """
+    Within it, FAISS searches several queries by matrix products. Left to itself, FAISS 1.15 does so only from
+    128,000 numbers of queries on, 250 queries of width 512, and takes up to eight times as long below.
+    """
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    if num_queries >= QUERIES_FOR_A_PRODUCT:
+        faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_A_PRODUCT
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
 
 
 @dataclass(frozen=True)
@@ -199,7 +217,8 @@ class SearchableIndex(FlatIndex):
             else:
                 index = self._faiss if approximate is None else approximate
                 vectors, slack = self._faiss_queries(batch, queries, best)
-                keys, proposed = index.search(vectors.numpy(), count)
+                with matrix_products(len(vectors)):
+                    keys, proposed = index.search(vectors.numpy(), count)
                 if proposed[:, k - 1].min() < 0:  # FAISS fills up with -1
                     raise ValueError(
                         f"The approximate index found fewer than {k} results for a query: let it look further, as by "

@@ -259,3 +259,22 @@ def test_a_text_without_direction_finds_all_images_alike():
     found = image_index(images, "vmf").search(torch.zeros(1, 16), 4)
     assert found.rows.tolist() == [[0, 1, 2, 3]] and (found.scores == 0).all() and np.isinf(found.uncertainty).all()
     np.testing.assert_allclose(found.posterior, 1 / 300, rtol=1e-6)
+
+
+def test_the_settings_of_faiss_are_left_as_they_were():
+    eta, images = draw(15, 500, 8, 16, (2, 8))
+    before = faiss.cvar.distance_compute_blas_threshold
+    within = []
+
+    class Spy:
+        ntotal, d = 500, 17
+
+        def search(self, queries, count):
+            within.append(faiss.cvar.distance_compute_blas_threshold)
+            raise InterruptedError
+
+    for queries in (images, images[:1]):
+        with pytest.raises(InterruptedError):
+            text_index(eta, "vmf").search(queries, 3, approximate=Spy())
+        assert faiss.cvar.distance_compute_blas_threshold == before
+    assert within[0] < before and within[1] == before
