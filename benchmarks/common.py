@@ -4,26 +4,32 @@ import logging
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import psutil
 import torch
 import transformers
-from transformers import set_seed
+from transformers import AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
 from modeling_asymvlm.data import EmbeddingSplit
+from modeling_asymvlm.embedding import cached_features
+from modeling_asymvlm.pairs import SPLITS, load_sources
 from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SCENES = REPOSITORY / "examples" / "scenes"
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)
@@ -74,6 +80,16 @@ def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int:
     run()
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0]) - before
+
+
+def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
+    """The features of the tiny CLIP for every split, and the test split as a data set."""
+    subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
+    model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
+    processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
+    store, _ = cached_features(cache, model, processor, load_sources(str(SCENES / "data")), batch_size=256)
+    test = datasets.Dataset.from_parquet(str(SCENES / "data" / "test.parquet"))
+    return {name: store.split(name) for name in SPLITS}, test
 
 
 def train_head(

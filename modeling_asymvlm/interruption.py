@@ -41,18 +41,18 @@ class SaveOnInterrupt(TrainerCallback):
             self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.world_size > 1:  # all processes must save after the same step
+        if args.world_size > 1:  # all processes must stop after the same step
             flag = torch.tensor(self.interrupted, dtype=torch.int32, device=args.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             self.interrupted = bool(flag)
         if self.interrupted:
-            control.should_save = True
             control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.interrupted:  # within an epoch, whose end neither judges the head nor saves it a second time
+        if self.interrupted:  # the epoch may not be over, so the head is saved but not judged
+            control.should_save = True
             control.should_evaluate = False
-            control.should_save = False
+            args.save_total_limit = None  # with a limit of 1, Trainer deletes all but the best as it ends
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._restore()

@@ -1,0 +1,79 @@
+"""The first k of a gallery in float64, found with float32 proposals and proven for every query."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+FIRST_CANDIDATES, CANDIDATES_PER_RESULT = 16, 2
+GROWTH = 8  # of the number of candidates at the second attempt
+ROWS_AT_A_TIME = 16_384  # of the gallery in an exhaustive search
+
+
+class Propose(Protocol):
+    """
+    `(queries, count, best_rows) -> (rows, bounds)`: for the queries of these numbers, shape `(q,)`, the gallery's
+    `count` most promising rows, shape `(q, count)`, and a number, shape `(q,)`, that no exact score of a row beyond
+    them exceeds (-inf where there is none). `best_rows`, shape `(q,)`, are the best known so far, `None` at first.
+    """
+
+    def __call__(
+        self, queries: np.ndarray, count: int, best_rows: np.ndarray | None, /
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class ExactScores(Protocol):
+    """`(queries, rows) -> scores`: float64, `(q, c)`, of gallery rows `(q, c)` for the queries of numbers `(q,)`."""
+
+    def __call__(self, queries: np.ndarray, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+def certified_top_k(
+    num_queries: int, gallery: np.ndarray, k: int, propose: Propose, exact_scores: ExactScores
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The `k` rows of highest float64 score for every query; of equal scores the lower row comes first.
+
+    The candidates of `propose` are scored in float64. A query is done when its k-th exact score exceeds the bound on
+    all rows that are not candidates, which proves its result. The others are tried once more with more candidates and
+    what was learnt, and the rest, as with more equal scores than candidates, is searched exhaustively in float64.
+
+    Args:
+        num_queries (`int`): number of queries.
+        gallery (`np.ndarray` of shape `(rows,)`): the rows that may be listed, ascending.
+        k (`int`): results per query, from 1 to the size of the gallery.
+        propose, exact_scores: see [`Propose`] and [`ExactScores`].
+
+    Returns:
+        Rows (int64) and scores (float64), each of shape `(num_queries, k)`, best first.
+    """
+    rows, scores = np.empty((num_queries, k), np.int64), np.empty((num_queries, k))
+    pending, best_rows = np.arange(num_queries), None
+    for count in (
+        CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES,
+        GROWTH * (CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES),
+    ):
+        candidates, bounds = propose(pending, min(count, len(gallery)), best_rows)
+        rows[pending], scores[pending] = _best(candidates, exact_scores(pending, candidates), k)
+        unproven = scores[pending, -1] <= bounds
+        pending = pending[unproven]
+        if not pending.size:
+            return rows, scores
+        best_rows = rows[pending, 0]
+    for query in pending.tolist():
+        rows[query], scores[query] = _exhaustive(query, gallery, k, exact_scores)
+    return rows, scores
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((rows, -scores), axis=-1)[:, :k]
+    return np.take_along_axis(rows, order, -1), np.take_along_axis(scores, order, -1)
+
+
+def _exhaustive(query: int, gallery: np.ndarray, k: int, exact_scores: ExactScores) -> tuple[np.ndarray, np.ndarray]:
+    rows, scores = np.empty((1, 0), np.int64), np.empty((1, 0))
+    for start in range(0, len(gallery), ROWS_AT_A_TIME):
+        chunk = gallery[None, start : start + ROWS_AT_A_TIME]
+        found = exact_scores(np.array([query]), chunk)
+        rows, scores = _best(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
+    return rows[0], scores[0]
