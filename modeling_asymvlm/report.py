@@ -51,11 +51,11 @@ def evaluate_split(model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: in
     text_embeds = torch.cat(
         [model(text_features=features.to(device)).text_embeds for features in split.text_features.split(batch_size)]
     )
-    image_embeds = model(image_features=split.image_features.to(device)).image_embeds
+    image_embeds = model(image_features=split.image_features[:].to(device)).image_embeds
     ranks = _ranks(
         text_embeds, image_embeds, split, distribution=model.config.distribution, normalizer=model.config.normalizer
     )
-    cosine_ranks = _ranks(split.text_features.to(device), image_embeds, split, distribution="deterministic")
+    cosine_ranks = _ranks(split.text_features[:].to(device), image_embeds, split, distribution="deterministic")
     concentration = torch.linalg.vector_norm(text_embeds, dim=-1).cpu()
     results: dict[str, Any] = {
         "num_images": len(split.image_ids),
