@@ -26,7 +26,7 @@ CAPTION_COLUMNS = {"ambiguity": pa.float64(), "level": pa.int64()}
 # Each row group is one page of features.
 ROWS_PER_GROUP = 2**14
 
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})(-of-(?P<total>\d{5,}))?")
+_SHARD_NAME = re.compile(r"(?P<split>.+?)-(?P<number>\d{5,})(-of-(?P<total>\d{5,}))?")
 
 
 def shard_name(split: str, number: int, total: int) -> str:
@@ -59,11 +59,11 @@ def shards_of_splits(folder: Path) -> dict[str, list[Path]]:
     for split, files in series.items():
         (stated,) = totals[split]
         total = max(files) + 1 if stated is None else stated
-        missing = [number for number in range(total) if number not in files]
-        if missing or len(files) > total:
+        amiss = sorted(files.keys() ^ set(range(total)))
+        if amiss:
             raise ValueError(
-                f"{folder}: split {split!r} should have {total} shards, but {len(missing)} are missing, the first is "
-                f"number {missing[0] if missing else total}. Restore it, or make the features again."
+                f"{folder}: split {split!r} should have shards 0 to {total - 1}, but of number {amiss[0]} there is "
+                f"{'one too many' if amiss[0] in files else 'none'}. Restore the shards, or make the features again."
             )
     return {split: [files[number] for number in sorted(files)] for split, files in series.items()}
 
