@@ -1,9 +1,11 @@
-"""Features on disk: their number formats, and matrices that are read from files without being loaded."""
+"""Features on disk: their number formats, and matrices whose rows are read from files without loading the rest."""
 
-import mmap
-from collections import OrderedDict
+import os
+import weakref
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,6 @@ STORED_AS: dict[torch.dtype, np.dtype[Any]] = {
 }
 
 MAX_OPEN_FILES = 128
-MAX_MAPPED_BYTES = 2**26
-# A page fault maps the cached pages around it as well: 16 pages of 4 KiB on Linux.
-BYTES_OF_A_FAULT = 2**16
 
 
 def feature_bytes(features: torch.Tensor) -> np.ndarray:
@@ -47,12 +46,12 @@ class FeatureBlock(NamedTuple):
 
 class FeatureMatrix:
     """
-    A matrix of features that stays in its files: reading rows maps them into memory, copies them and lets the mapping
-    go, so that a process holds no more than `MAX_MAPPED_BYTES` of it, whatever the size of the matrix.
+    A matrix of features that stays in its files: rows are read from where they lie into the tensor that is returned.
+    Other than those of a memory map, pages of the file never count as memory of the process: for a page that is asked
+    for, a map takes in whole folios of the file's cache, a gigabyte for 2048 scattered rows.
 
-    `matrix[rows]` for an integer, a slice, a list of integers or a `torch.LongTensor` gives a float32 tensor, with one
-    vectorised read per block; `matrix[:]` loads all of it. A matrix can be passed to other processes, which map the
-    files themselves.
+    `matrix[rows]` for an integer, a slice, a list of integers or a `torch.LongTensor` gives a float32 tensor;
+    `matrix[:]` loads all of it. A matrix can be passed to other processes, which open the files themselves.
 
     Args:
         blocks (`Sequence[FeatureBlock]`): where the rows lie, in order.
@@ -63,8 +62,12 @@ class FeatureMatrix:
     def __init__(self, blocks: Sequence[FeatureBlock], dim: int, dtype: torch.dtype):
         self._blocks = list(blocks)
         self._first_rows = np.cumsum([0, *(block.num_rows for block in self._blocks)])
-        self._maps: OrderedDict[Path, mmap.mmap] = OrderedDict()
-        self._mapped_bytes = 0
+        self._offsets = np.array([block.offset for block in self._blocks], dtype=np.int64)
+        self._files = list(dict.fromkeys(block.file for block in self._blocks))
+        number_of = {file: number for number, file in enumerate(self._files)}
+        self._file_of_block = np.array([number_of[block.file] for block in self._blocks], dtype=np.int64)
+        self._descriptors: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._descriptors)
         self.dtype = dtype
         self.shape = (int(self._first_rows[-1]), dim)
 
@@ -77,7 +80,7 @@ class FeatureMatrix:
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> torch.Tensor:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
-            return self._range(start, stop) if step == 1 else self._gather(np.arange(start, stop, step))
+            return self._range(start, max(start, stop)) if step == 1 else self._gather(np.arange(start, stop, step))
         if not isinstance(rows, int):
             return self._gather(np.asarray(rows, dtype=None if len(rows) else np.int64))
         return self._gather(np.array([rows]))[0]
@@ -88,16 +91,14 @@ class FeatureMatrix:
             yield self[start : start + num_rows]
 
     def _range(self, start: int, stop: int) -> torch.Tensor:
-        values = np.empty((max(0, stop - start), self.shape[1]), STORED_AS[self.dtype])
-        first_number = np.searchsorted(self._first_rows, start, side="right") - 1
-        for number in range(first_number, np.searchsorted(self._first_rows, stop)):
-            first = int(self._first_rows[number])
-            low, high = max(start - first, 0), min(stop - first, self._blocks[number].num_rows)
-            if low < high:
-                values[first + low - start : first + high - start] = self._block(number, high - low)[low:high]
-        return features_from_bytes(values, self.dtype)
+        """Rows side by side: one read per block."""
+        first_block = np.searchsorted(self._first_rows, start, side="right") - 1
+        blocks = np.arange(first_block, max(first_block, np.searchsorted(self._first_rows, stop)))
+        low = np.maximum(self._first_rows[blocks], start)
+        return self._read(blocks, low, np.minimum(self._first_rows[blocks + 1], stop) - low, low - start, stop - start)
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
+        """Rows anywhere: one read per row, in the order in which they lie."""
         if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
             raise IndexError(f"Rows must be a vector of integers, got {rows.dtype} of shape {rows.shape}.")
         rows = np.where(rows < 0, rows + len(self), rows)
@@ -105,29 +106,45 @@ class FeatureMatrix:
             raise IndexError(f"Rows must lie in [-{len(self)}, {len(self)}).")
         order = np.argsort(rows, kind="stable")
         rows = rows[order]
-        numbers = np.searchsorted(self._first_rows, rows, side="right") - 1
-        values = np.empty((len(rows), self.shape[1]), STORED_AS[self.dtype])
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        for start, stop in pairwise([*starts, len(rows)]):
-            number = numbers[start]
-            block = self._block(number, stop - start)
-            values[order[start:stop]] = block[rows[start:stop] - self._first_rows[number]]
+        blocks = np.searchsorted(self._first_rows, rows, side="right") - 1
+        return self._read(blocks, rows, np.ones_like(rows), order, len(rows))
+
+    def _read(
+        self, blocks: np.ndarray, rows: np.ndarray, counts: np.ndarray, positions: np.ndarray, num_rows: int
+    ) -> torch.Tensor:
+        """Reads `counts` rows of `blocks` from `rows` on to `positions` of a matrix of `num_rows`."""
+        values = np.empty((num_rows, self.shape[1]), STORED_AS[self.dtype])
+        row_bytes = self.shape[1] * values.itemsize
+        target = values.reshape(-1).view(np.uint8).data
+        offsets = self._offsets[blocks] + (rows - self._first_rows[blocks]) * row_bytes
+        reads = (self._file_of_block[blocks], offsets, positions * row_bytes, counts * row_bytes)
+        for number, of_file in groupby(zip(*map(np.ndarray.tolist, reads), strict=True), key=itemgetter(0)):
+            with self._opened(self._files[number]) as descriptor:
+                for _, offset, start, size in of_file:
+                    done = os.preadv(descriptor, [target[start : start + size]], offset)
+                    while done < size:  # the system reads 2 GiB at most, and stops at signals
+                        more = os.preadv(descriptor, [target[start + done : start + size]], offset + done)
+                        if more == 0:
+                            raise ValueError(f"{self._files[number]} has become shorter: make these features again.")
+                        done += more
         return features_from_bytes(values, self.dtype)
 
-    def _block(self, number: int, num_rows: int) -> np.ndarray:
-        """A block as an array over its file, of which `num_rows` will be read."""
-        file, offset, rows_of_block = self._blocks[number]
-        row_bytes = self.shape[1] * STORED_AS[self.dtype].itemsize
-        if self._mapped_bytes > MAX_MAPPED_BYTES:
-            for each in list(self._maps.values()):
-                each.madvise(mmap.MADV_DONTNEED)
-            self._mapped_bytes = 0
-        self._mapped_bytes += min(num_rows * (row_bytes + BYTES_OF_A_FAULT), rows_of_block * row_bytes)
-        mapped = self._maps.get(file)
-        if mapped is None:
-            if len(self._maps) >= MAX_OPEN_FILES:
-                self._maps.popitem(last=False)
-            with file.open("rb") as opened:
-                mapped = self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        values = np.frombuffer(mapped, STORED_AS[self.dtype], count=rows_of_block * self.shape[1], offset=offset)
-        return values.reshape(rows_of_block, self.shape[1])
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[int]:
+        """The descriptor of a file, which stays open where there are not too many files."""
+        if file in self._descriptors:
+            yield self._descriptors[file]
+            return
+        descriptor = os.open(file, os.O_RDONLY)
+        if len(self._files) <= MAX_OPEN_FILES and self._descriptors.setdefault(file, descriptor) == descriptor:
+            yield descriptor
+            return
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _close_all(descriptors: dict[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

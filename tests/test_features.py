@@ -1,7 +1,8 @@
 """Matrices of features that stay in their files: the rows asked for, of any dtype, and little memory."""
 
-import mmap
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,22 +70,26 @@ def test_nothing_is_loaded_a_change_of_the_file_is_seen_and_a_result_is_the_call
     assert torch.equal(matrix[1], expected[1])
 
 
-def test_no_more_is_mapped_than_allowed_and_few_files_are_open(tmp_path, monkeypatch):
-    advice = []
+@pytest.mark.parametrize(("limit", "num_open"), [(1, 0), (2, 2)])
+def test_few_files_stay_open_and_none_is_left_open(tmp_path, monkeypatch, limit, num_open):
+    def count() -> int:
+        return sum(path.is_relative_to(tmp_path) for path in map(Path.resolve, Path("/proc/self/fd").iterdir()))
 
-    class Watched(mmap.mmap):
-        def madvise(self, *arguments):
-            advice.append(arguments)
-            super().madvise(*arguments)
-
-    monkeypatch.setattr(features.mmap, "mmap", Watched)
-    monkeypatch.setattr(features, "MAX_MAPPED_BYTES", 100)
-    monkeypatch.setattr(features, "MAX_OPEN_FILES", 1)
+    monkeypatch.setattr(features, "MAX_OPEN_FILES", limit)
     matrix, expected = make_matrix(tmp_path, torch.float32)
     for _ in range(3):
         assert torch.equal(matrix[:], expected)
-        assert len(matrix._maps) == 1
-    assert advice and set(advice) == {(mmap.MADV_DONTNEED,)}
+        assert torch.equal(matrix[[99, 0, 31]], expected[[99, 0, 31]])
+        assert count() == num_open
+    del matrix
+    assert count() == 0
+
+
+def test_a_file_that_became_shorter_is_named(tmp_path):
+    matrix, _ = make_matrix(tmp_path, torch.float32)
+    os.truncate(tmp_path / "b.bin", 100)
+    with pytest.raises(ValueError, match="b.bin has become shorter"):
+        matrix[:]
 
 
 def test_another_process_maps_the_files_itself(tmp_path):
