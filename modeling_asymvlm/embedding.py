@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,7 @@ def _sha256_of_processor(processor: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _Window:
+class PreparedWindow:
     """Some images with all their captions, decoded and tokenised; the texts in batches of similar length."""
 
     images: list[CaptionedImage]
@@ -107,8 +108,8 @@ def embed(
     Raises:
         ValueError: for an image that cannot be read, an empty caption, or features that are not finite in `dtype`.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as decoders, ThreadPoolExecutor(1) as preparer:
-        windows = _windows(images, processor, batch_size, skip_broken_images, decoders)
+    windows = prepared_windows(images, processor, batch_size=batch_size, skip_broken_images=skip_broken_images)
+    with closing(windows), ThreadPoolExecutor(1) as preparer:
         for window in _one_ahead(windows, preparer):
             texts = [text for image in window.images for text in image.captions]
             image_features = torch.empty(0, model.config.projection_dim, dtype=dtype)
@@ -137,35 +138,38 @@ def embed(
             )
 
 
-def _windows(
-    images: Iterable[CaptionedImage], processor: Any, batch_size: int, skip_broken_images: bool, decoders: Executor
-) -> Iterator[_Window]:
+def prepared_windows(
+    images: Iterable[CaptionedImage], processor: Any, *, batch_size: int, skip_broken_images: bool = False
+) -> Generator[PreparedWindow, None, None]:
+    """Decodes and tokenises images and their captions, `batch_size` images at a time; as for [`embed`]."""
     remaining = iter(images)
-    while window := list(islice(remaining, batch_size)):
-        whole, decoded, broken = [], [], []
-        for image, result in zip(window, decoders.map(_opened, window), strict=True):
-            if isinstance(result, Image.Image):
-                whole.append(image)
-                decoded.append(result)
-            elif skip_broken_images:
-                broken.append(image.name)
-            else:
-                raise ValueError(f"{result} Mend it, or pass --skip_broken_images.") from result
-        texts = [text for image in whole for text in image.captions]
-        for image in whole:
-            if not image.captions or not all(text.strip() for text in image.captions):
-                raise ValueError(f"Image {image.name} has an empty caption, or none: mend or remove it.")
-        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        yield _Window(
-            images=whole,
-            broken=broken,
-            columns=list(window[0].columns),
-            image_inputs=processor(images=decoded, return_tensors="pt") if decoded else None,
-            text_batches=[
-                (rows, processor(text=[texts[row] for row in rows], padding=True, return_tensors="pt"))
-                for rows in (by_length[start : start + batch_size] for start in range(0, len(texts), batch_size))
-            ],
-        )
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as decoders:
+        while window := list(islice(remaining, batch_size)):
+            whole, decoded, broken = [], [], []
+            for image, result in zip(window, decoders.map(_opened, window), strict=True):
+                if isinstance(result, Image.Image):
+                    whole.append(image)
+                    decoded.append(result)
+                elif skip_broken_images:
+                    broken.append(image.name)
+                else:
+                    raise ValueError(f"{result} Mend it, or pass --skip_broken_images.") from result
+            for image in whole:
+                if not image.captions or not all(text.strip() for text in image.captions):
+                    raise ValueError(f"Image {image.name} has an empty caption, or none: mend or remove it.")
+            texts = [text for image in whole for text in image.captions]
+            by_length = sorted(range(len(texts)), key=lambda row, texts=texts: len(texts[row]))  # type: ignore[misc]
+            batches = [by_length[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+            yield PreparedWindow(
+                images=whole,
+                broken=broken,
+                columns=list(window[0].columns),
+                image_inputs=processor(images=decoded, return_tensors="pt") if decoded else None,
+                text_batches=[
+                    (rows, processor(text=[texts[row] for row in rows], padding=True, return_tensors="pt"))
+                    for rows in batches
+                ],
+            )
 
 
 def _opened(image: CaptionedImage) -> Image.Image | ValueError:
