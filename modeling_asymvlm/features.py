@@ -113,9 +113,10 @@ class FeatureMatrix:
         self, blocks: np.ndarray, rows: np.ndarray, counts: np.ndarray, positions: np.ndarray, num_rows: int
     ) -> torch.Tensor:
         """Reads `counts` rows of `blocks` from `rows` on to `positions` of a matrix of `num_rows`."""
-        values = np.empty((num_rows, self.shape[1]), STORED_AS[self.dtype])
-        row_bytes = self.shape[1] * values.itemsize
-        target = values.reshape(-1).view(np.uint8).data
+        # Of torch's making, since products of matrices are the same to the last bit only if aligned in the same way.
+        features = torch.empty(num_rows, self.shape[1], dtype=self.dtype)
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        target = features.reshape(-1).view(torch.uint8).numpy().data
         offsets = self._offsets[blocks] + (rows - self._first_rows[blocks]) * row_bytes
         reads = (self._file_of_block[blocks], offsets, positions * row_bytes, counts * row_bytes)
         for number, of_file in groupby(zip(*map(np.ndarray.tolist, reads), strict=True), key=itemgetter(0)):
@@ -127,7 +128,7 @@ class FeatureMatrix:
                         if more == 0:
                             raise ValueError(f"{self._files[number]} has become shorter: make these features again.")
                         done += more
-        return features_from_bytes(values, self.dtype)
+        return features.float()
 
     @contextmanager
     def _opened(self, file: Path) -> Iterator[int]:

@@ -60,6 +60,15 @@ def test_each_part_becomes_a_shard_which_the_datasets_library_reads(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"store", ".store.locks", "datasets-cache"}
 
 
+def test_a_part_without_images_is_an_empty_shard(tmp_path):
+    source = PictureSource(3)
+    source.numbers = lambda part: range(5 * part, 5 * part + (0 if part == 0 else 5))
+    split = make_builder(tmp_path / "store", {"train": source}).build().split("train")
+    assert split.image_ids == [f"image-{number}" for number in range(5, 15)]
+    assert split.text_image_index.tolist() == [row // 2 for row in range(20)]
+    assert split.columns["level"].tolist() == [0, 1] * 10
+
+
 def test_a_matching_store_is_used_and_a_change_computes_only_what_it_touches(tmp_path):
     sources = {"train": PictureSource(3)}
     make_builder(tmp_path / "store", sources).build()

@@ -45,7 +45,8 @@ def test_rows_are_those_of_the_matrix_in_memory(tmp_path, dtype):
     assert torch.equal(matrix[::7], expected[::7])
     assert torch.equal(matrix[-1], expected[-1])
     assert torch.equal(torch.cat(list(matrix.split(33))), expected)
-    assert matrix[:].dtype == torch.float32
+    for read in (matrix[:], matrix[3:5], matrix[[1, 2]]):
+        assert read.dtype == torch.float32 and read.data_ptr() % 64 == 0
 
 
 def test_rows_that_are_not_there_are_refused(tmp_path):
