@@ -21,8 +21,8 @@ from common import REPOSITORY, machine, mean_and_deviation, print_table, train_h
 from transformers import AutoProcessor
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.building import cached_features
+from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.evaluation import (
     rank_both_ways,
     rank_correlation,
