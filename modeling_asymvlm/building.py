@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .build_locks import BuildLocks
-from .data import MANIFEST_FILE, EmbeddingSplit, EmbeddingStore, read_manifest, write_manifest, write_shard
+from .data import EmbeddingSplit, EmbeddingStore, read_manifest, write_manifest, write_shard
 from .durable_files import link_or_copy, move_into_place, replace_folder, write_json
 from .embedding import embed, features_fingerprint
 from .shards import FEATURE_COLUMNS, shard_name
 from .sources import CaptionedImage, PairSource
-from .verification import VERIFIED_FILE, damage_of, is_verified, verified_states
+from .verification import damage_of, is_verified, verified_states
 
 
 logger = logging.get_logger(__name__)
@@ -200,8 +200,9 @@ class StoreBuilder:
             folder.mkdir(parents=True, exist_ok=True)
         for shard in read_manifest(self.unfinished).get("shards", []):  # stopped just before it was put in place
             write_json(self._record_file(Path(shard["images"]["file"]).name), shard)
-        for name in (MANIFEST_FILE, VERIFIED_FILE):
-            (self.unfinished / name).unlink(missing_ok=True)
+        for file in self.unfinished.glob("*"):
+            if file.is_file():  # of a build that was stopped while it finished, or wrote one of these
+                file.unlink()
         shutil.rmtree(self._workshop, ignore_errors=True)
         self._workshop.mkdir()
         kept: set[str | None] = set()

@@ -24,7 +24,7 @@ import torch
 
 from .durable_files import replace_folder, write_json
 from .features import STORED_AS, FeatureMatrix
-from .reading import TextColumn, decoded_features, mapped_features, open_parquet, read_column, rows_of_images
+from .reading import TextColumn, decoded_features, features_in_place, open_parquet, read_column, rows_of_images
 from .shards import CAPTION_COLUMNS, FEATURE_COLUMNS, ROWS_PER_GROUP, ShardWriter, shards_of_splits
 from .verification import (
     check_captions,
@@ -73,8 +73,8 @@ class EmbeddingStore:
     """
     A folder of cached features.
 
-    What [`write`] or the builder of [`cached_features`] wrote stays on the disk: features are mapped into memory where
-    they are read, texts are loaded when they are asked for. Files from elsewhere are decoded into memory.
+    What [`write`] or the builder of [`cached_features`] wrote stays on the disk: rows of features are read where they
+    lie, texts are loaded when they are asked for. Files from elsewhere are decoded into memory.
 
     Args:
         path (`str` or `Path`): the folder.
@@ -177,7 +177,7 @@ class EmbeddingStore:
         images, captions = (self._files[part][name] for part in FEATURE_COLUMNS)
         shards = self._shards(name)
         groups = [([self.path / shard["images"]["file"]], [self.path / shard["captions"]["file"]]) for shard in shards]
-        read = mapped_features if shards else decoded_features
+        read = features_in_place if shards else decoded_features
         image_features, text_features = (read(self._files[part][name], FEATURE_COLUMNS[part]) for part in self._files)
         if image_features.shape[1] != text_features.shape[1]:
             raise ValueError(

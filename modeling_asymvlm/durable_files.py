@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def move_into_place(source: Path, target: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Writes JSON in one step, replacing what was there."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
         move_into_place(unfinished, file)

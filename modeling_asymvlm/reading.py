@@ -110,7 +110,7 @@ def rows_of_images(groups: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
     return torch.from_numpy(np.concatenate(rows))
 
 
-def mapped_features(files: Sequence[Path], column: str) -> FeatureMatrix:
+def features_in_place(files: Sequence[Path], column: str) -> FeatureMatrix:
     """The features of files that [`~shards.ShardWriter`] wrote, left where they are."""
     layouts = [feature_blocks(file, column) for file in files]
     blocks = [block for blocks, _, _ in layouts for block in blocks]

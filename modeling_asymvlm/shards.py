@@ -16,7 +16,6 @@ from .features import STORED_AS, FeatureBlock, feature_bytes
 
 
 ARROW_TYPES = {torch.float32: pa.float32(), torch.float16: pa.float16()}
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORED_AS}
 FEATURE_COLUMNS = {"images": "image_features", "captions": "text_features"}
 
 # What a caption may carry besides itself: its true ambiguity (log of the number of scenes it fits), and its level in a
@@ -70,8 +69,8 @@ def shards_of_splits(folder: Path) -> dict[str, list[Path]]:
 
 class ShardWriter:
     """
-    Writes one file of a store. The features are stored plainly, a row group after another, so that they can be mapped
-    into memory where they lie; everything else is compressed.
+    Writes one file of a store. The features are stored plainly, a row group after another, so that rows can be
+    read where they lie; everything else is compressed.
 
     Args:
         file (`Path`): will be created.
@@ -198,8 +197,8 @@ def _check_layout(file: Path, column: str) -> None:
         rows = np.fromfile(file, STORED_AS[dtype], count=block.num_rows * dim, offset=block.offset)
         if not (plain and np.array_equal(stored_values(read).ravel().view(np.uint8), rows.view(np.uint8))):
             raise RuntimeError(
-                f"pyarrow {pa.__version__} lays out features in {file} in a way that cannot be mapped into memory: "
-                "install another version of pyarrow."
+                f"pyarrow {pa.__version__} lays out features in {file} so that they cannot be read in place: install "
+                "another version of pyarrow."
             )
 
 

@@ -42,10 +42,10 @@ def is_verified(folder: Path, file: Path, verified: Mapping[str, list[int]]) -> 
 
 
 def record_verified(folder: Path, states: Mapping[Path, list[int]]) -> None:
-    """Remembers that files were verified in these states, where the folder can be written."""
+    """Remembers that files were verified in these states."""
     latest = time.time_ns() - CLOCK_TICK
     lasting = {str(file.relative_to(folder)): state for file, state in states.items() if state[1] < latest}
-    with contextlib.suppress(PermissionError):  # a store that only others may write is verified by each reader
+    with contextlib.suppress(OSError):  # where the note cannot be written, each reader verifies
         write_json(folder / VERIFIED_FILE, {**verified_states(folder), **lasting})
 
 

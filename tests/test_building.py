@@ -90,6 +90,8 @@ def test_a_matching_store_is_used_and_a_change_computes_only_what_it_touches(tmp
 
 def test_a_stopped_build_keeps_its_shards_and_the_old_store(tmp_path, undisturbed):
     old = content(make_builder(tmp_path / "store", backbone="old").build().path)
+    (tmp_path / "store.unfinished").mkdir()
+    (tmp_path / "store.unfinished" / ".store.json.1234").write_text("torn")
     with pytest.raises(KeyboardInterrupt):
         make_builder(tmp_path / "store", embed=CountingEmbed(fail_at="image-12")).build()
     assert content(tmp_path / "store") == old

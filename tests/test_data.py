@@ -42,7 +42,7 @@ def test_a_store_gives_back_what_was_written(store):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_features_are_stored_in_their_dtype_and_mapped_where_they_lie(tmp_path, dtype):
+def test_features_are_stored_in_their_dtype_and_read_where_they_lie(tmp_path, dtype):
     split = make_split(0, images=40_000, texts=50_000)
     split = replace(split, image_features=split.image_features.to(dtype), text_features=split.text_features.to(dtype))
     store = EmbeddingStore.write(tmp_path / "store", {"train": split}, {})
