@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import transformers
 import yaml
 from transformers import AutoConfig, AutoProcessor, set_seed
@@ -25,9 +26,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.building import cached_features
 from modeling_asymvlm.command_line import CommandParser, HelpFormatter, flags_in_file
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.embedding import cached_features
+from modeling_asymvlm.fingerprint import check_fingerprint
 from modeling_asymvlm.model_card import model_facts, read_results
 from modeling_asymvlm.pairs import DATA_SUFFIXES, SPLITS, load_sources
 from modeling_asymvlm.report import evaluate_split, format_table
@@ -126,6 +128,9 @@ class DataArguments:
         default=False, metadata={"help": "Leave out images that cannot be read, and count them, instead of stopping."}
     )
     embedding_batch_size: int = field(default=256, metadata={"help": "Images or captions in the backbone at a time."})
+    embedding_dtype: Literal["auto", "float32", "float16", "bfloat16"] = field(
+        default="auto", metadata={"help": "Of the cached features; auto is the backbone's, and float32 at most."}
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace the results in a non-empty --output_dir."}
     )
@@ -252,7 +257,8 @@ def prepare_features(
             trust_remote_code=model_arguments.trust_remote_code,
         )
     if data.embeddings is not None:
-        splits = {split: EmbeddingStore(data.embeddings).split(split) for split in SPLITS}
+        store = EmbeddingStore(data.embeddings)
+        splits = {split: store.split(split) for split in SPLITS}
         if name is None:
             config = AsymVLMConfig(projection_dim=splits["train"].dim, **model_arguments.head_kwargs())
             return AsymVLMModel(config), None, splits, []
@@ -261,18 +267,30 @@ def prepare_features(
                 f"The features in {data.embeddings!r} are {splits['train'].dim} wide, but the backbone {name!r} gives "
                 f"{model.config.projection_dim}: they come from another backbone."
             )
+        if store.backbone_fingerprint is not None:
+            try:
+                recorded, text_length = store.backbone_fingerprint, model.config.fixed_text_length
+                check_fingerprint(recorded, model.vlm, name, text_length=text_length)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ValueError(
+                    f"The features in {data.embeddings!r} come from another backbone than {name!r}: name the one that "
+                    "made them, or make them again."
+                ) from error
         return model, processor, splits, []
     model.to(training.device)  # type: ignore[arg-type]
-    with training.main_process_first(desc="computing features"):
+    with training.main_process_first(desc="reading pairs"):
         sources = load_pairs(data, training.seed)
-        store, broken = cached_features(
-            Path(str(training.output_dir)) / "embeddings",
-            model,
-            processor,
-            sources,
-            batch_size=data.embedding_batch_size,
-            skip_broken_images=data.skip_broken_images,
-        )
+    store, broken = cached_features(
+        Path(str(training.output_dir)) / "embeddings",
+        model,
+        processor,
+        sources,
+        batch_size=data.embedding_batch_size,
+        dtype=None if data.embedding_dtype == "auto" else getattr(torch, data.embedding_dtype),
+        skip_broken_images=data.skip_broken_images,
+        process_index=training.process_index,
+        num_processes=training.world_size,
+    )
     return model, processor, {split: store.split(split) for split in SPLITS}, broken
 
 

@@ -21,8 +21,8 @@ from transformers import AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.building import cached_features
 from modeling_asymvlm.data import EmbeddingSplit
-from modeling_asymvlm.embedding import cached_features
 from modeling_asymvlm.pairs import SPLITS, load_sources
 from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments

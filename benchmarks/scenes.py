@@ -44,11 +44,12 @@ from oracle import (  # noqa: E402
 @torch.no_grad()
 def test_scores(model: AsymVLMModel | None, split: EmbeddingSplit) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scores of shape (captions, images) and kappa of a head, or the cosine of the backbone's own features."""
+    text_features, image_features = split.text_features[:], split.image_features[:]
     if model is None:
-        return pair_scores(split.text_features, split.image_features, distribution="deterministic"), None
-    eta = model.get_text_features(text_features=split.text_features).pooler_output
+        return pair_scores(text_features, image_features, distribution="deterministic"), None
+    eta = model.get_text_features(text_features=text_features).pooler_output
     law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    return pair_scores(eta, split.image_features, **law), torch.linalg.vector_norm(eta, dim=-1)
+    return pair_scores(eta, image_features, **law), torch.linalg.vector_norm(eta, dim=-1)
 
 
 def main() -> None:

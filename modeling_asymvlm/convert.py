@@ -62,7 +62,7 @@ def convert(
     normalized = True
     for part in range(features.num_parts):
         of_part = features.read(part)
-        normalized &= all(is_normalized(values) for values in (of_part.image_features, of_part.text_features))
+        normalized &= all(is_normalized(values[:]) for values in (of_part.image_features, of_part.text_features))
         for split, share in shares.items():
             pieces[split].append(_images_in(of_part, share))
     splits = {split: _joined(of_split) for split, of_split in pieces.items()}

@@ -1,169 +1,196 @@
-"""Frozen features of images and captions: computed once, cached, and used again only where nothing has changed."""
+"""Frozen features of images and captions, and what they depend on."""
 
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from PIL import Image
 
-from .data import EmbeddingSplit, EmbeddingStore
-from .sources import PairSource
+from .data import EmbeddingSplit
+from .sources import CaptionedImage, PairSource
 
 
-def cached_features(
-    folder: Path,
-    model: Any,
-    processor: Any,
-    sources: Mapping[str, PairSource],
-    *,
-    batch_size: int,
-    skip_broken_images: bool = False,
-) -> tuple[EmbeddingStore, list[str]]:
+# Goes up whenever this code makes other features of the same backbone and data, or lays them out otherwise.
+FEATURES_VERSION = 2
+
+BYTES_AT_A_TIME = 2**26
+
+Item = TypeVar("Item")
+
+
+def features_fingerprint(
+    model: Any, processor: Any, sources: Mapping[str, PairSource], *, dtype: torch.dtype
+) -> dict[str, Any]:
     """
-    The features of every split, from the store at `folder` if it was made from the same backbone, processor and data,
-    and else computed and stored there.
-
-    Args:
-        folder (`Path`): where the store is or will be.
-        model, processor, batch_size, skip_broken_images: as for [`embed_pairs`].
-        sources (`Mapping`): the pairs of each split.
-
-    Returns:
-        The store, and the names of the images that were left out.
-
-    Raises:
-        ValueError: as [`embed_pairs`].
+    What cached features depend on: the version of this code, SHA-256 of the backbone's weights, of the processor's
+    files and of each part of each split, and the dtype in which features are stored.
     """
-    fingerprint = features_fingerprint(model, processor, sources)
-    if folder.is_dir():
-        store = EmbeddingStore(folder)
-        stored = store.fingerprint or {}
-        broken = stored.pop("broken_images", [])
-        if stored == fingerprint and (skip_broken_images or not broken):
-            return store, broken
-    splits, broken = {}, []
-    for name, of_split in sources.items():
-        splits[name], broken_in_split = embed_pairs(
-            model,
-            processor,
-            of_split,
-            batch_size=batch_size,
-            skip_broken_images=skip_broken_images,
-            description=f"Features of {name}",
-        )
-        broken += broken_in_split
-    return EmbeddingStore.write(folder, splits, {**fingerprint, "broken_images": broken}), broken
+    return {
+        "version": FEATURES_VERSION,
+        "backbone": _sha256_of_weights(model),
+        "processor": _sha256_of_processor(processor),
+        "dtype": str(dtype).removeprefix("torch."),
+        "data": {
+            name: [source.fingerprint(part) for part in range(source.num_parts)] for name, source in sources.items()
+        },
+    }
 
 
-def features_fingerprint(model: Any, processor: Any, sources: Mapping[str, PairSource]) -> dict[str, Any]:
-    """
-    What cached features depend on: SHA-256 of the backbone's weights, of the processor's files, and of each split's
-    captions and images (their bytes, or their files' size and time of change).
-    """
-    backbone = hashlib.sha256(model.config.vlm_config.to_json_string().encode())
+def _sha256_of_weights(model: Any) -> str:
+    digest = hashlib.sha256(model.config.vlm_config.to_json_string().encode())
     for name, tensor in sorted(model.vlm.state_dict().items()):
-        backbone.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        backbone.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    files = hashlib.sha256()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        for piece in tensor.contiguous().reshape(-1).view(torch.uint8).split(BYTES_AT_A_TIME):
+            digest.update(piece.cpu().numpy())
+    return digest.hexdigest()
+
+
+def _sha256_of_processor(processor: Any) -> str:
+    digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             content = file.read_bytes()
             if file.name == "tokenizer.json":  # it remembers how the last call padded, which changes no feature
                 content = json.dumps({**json.loads(content), "padding": None, "truncation": None}).encode()
-            files.update(file.name.encode() + content)
-    return {
-        "backbone": backbone.hexdigest(),
-        "processor": files.hexdigest(),
-        "data": {
-            name: [of_split.fingerprint(part) for part in range(of_split.num_parts)]
-            for name, of_split in sources.items()
-        },
-    }
+            digest.update(file.name.encode() + content)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PreparedWindow:
+    """Some images with all their captions, decoded and tokenised; the texts in batches of similar length."""
+
+    images: list[CaptionedImage]
+    broken: list[str]
+    image_inputs: Any
+    columns: list[str]
+    text_batches: list[tuple[list[int], Any]]
 
 
 @torch.no_grad()
-def embed_pairs(
+def embed(
     model: Any,
     processor: Any,
-    source: PairSource,
+    images: Iterable[CaptionedImage],
     *,
     batch_size: int,
+    dtype: torch.dtype = torch.float32,
     skip_broken_images: bool = False,
-    description: str = "",
-) -> tuple[EmbeddingSplit, list[str]]:
+) -> Generator[tuple[EmbeddingSplit, list[str]], None, None]:
     """
-    Computes the backbone's raw features of all images and captions.
+    Computes the backbone's raw features of images and their captions. The next images are decoded while the backbone
+    works on the last ones.
 
     Args:
         model (`AsymVLMModel`): its backbone is used, on its device.
         processor (`ProcessorMixin`): the backbone's native processor.
-        source (`PairSource`): what to embed.
+        images (`Iterable[CaptionedImage]`): what to embed. What stands in a batch depends on these alone.
         batch_size (`int`): images or captions at a time.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): of the features on return.
         skip_broken_images (`bool`, *optional*, defaults to `False`):
             Leave out images that cannot be read, with their captions, instead of raising.
-        description (`str`, *optional*): name shown by the progress bar.
 
-    Returns:
-        The features in float32, and the names of the images that were left out.
+    Yields:
+        For every `batch_size` images their features and those of their captions, and the names of the images among
+        them that were left out.
 
     Raises:
-        ValueError: for an image that cannot be read, or features that are not finite.
+        ValueError: for an image that cannot be read, an empty caption, or features that are not finite in `dtype`.
     """
-    image_ids: list[str] = []
-    captions: list[str] = []
-    text_image_index: list[int] = []
-    columns: dict[str, list] = {}
-    broken: list[str] = []
-    image_features = []
-    with tqdm(desc=description, unit=" items") as progress:
-        all_images = (image for part in range(source.num_parts) for image in source.read(part))
-        while batch := list(islice(all_images, batch_size)):
-            images = []
-            for item in batch:
-                try:
-                    images.append(item.open())
-                except ValueError as error:
-                    if not skip_broken_images:
-                        raise ValueError(f"{error} Mend it, or pass --skip_broken_images.") from error
-                    broken.append(item.name)
-                    continue
-                captions += item.captions
-                text_image_index += [len(image_ids)] * len(item.captions)
-                image_ids.append(item.image_id)
-                for name, values in item.columns.items():
-                    columns.setdefault(name, []).extend(values)
-            if images:
-                inputs = processor(images=images, return_tensors="pt").to(model.device)
-                image_features.append(model.backbone_image_features(**inputs).float().cpu())
-            progress.update(len(batch))
-        if len(captions) < 2:
-            raise ValueError(f"Only {len(captions)} pairs are left after skipping {len(broken)} broken images.")
-        text_features = []
-        for texts in _batches(captions, batch_size):
-            inputs = processor(text=list(texts), padding=True, return_tensors="pt").to(model.device)
-            text_features.append(model.backbone_text_features(**inputs).float().cpu())
-            progress.update(len(texts))
-    split = EmbeddingSplit(
-        image_ids=image_ids,
-        image_features=torch.cat(image_features),
-        captions=captions,
-        text_features=torch.cat(text_features),
-        text_image_index=torch.tensor(text_image_index),
-        columns={name: np.asarray(values) for name, values in columns.items()},
-    )
-    for part, features in (("image", split.image_features), ("text", split.text_features)):
-        if not torch.isfinite(features).all():
-            raise ValueError(f"The backbone gives {part} features that are NaN or infinite. Try another dtype.")
-    return split, broken
+    windows = prepared_windows(images, processor, batch_size=batch_size, skip_broken_images=skip_broken_images)
+    with closing(windows), ThreadPoolExecutor(1) as preparer:
+        for window in _one_ahead(windows, preparer):
+            texts = [text for image in window.images for text in image.captions]
+            image_features = torch.empty(0, model.config.projection_dim, dtype=dtype)
+            text_features = torch.empty(len(texts), model.config.projection_dim, dtype=dtype)
+            if window.images:
+                inputs = window.image_inputs.to(model.device)
+                image_features = _stored(model.backbone_image_features(**inputs), "image", dtype)
+            for rows, inputs in window.text_batches:
+                text_features[rows] = _stored(model.backbone_text_features(**inputs.to(model.device)), "text", dtype)
+            counts = [len(image.captions) for image in window.images]
+            yield (
+                EmbeddingSplit(
+                    image_ids=[image.image_id for image in window.images],
+                    image_features=image_features,
+                    captions=texts,
+                    text_features=text_features,
+                    text_image_index=torch.arange(len(counts)).repeat_interleave(
+                        torch.tensor(counts, dtype=torch.long)
+                    ),
+                    columns={
+                        name: np.array([value for image in window.images for value in image.columns[name]])
+                        for name in window.columns
+                    },
+                ),
+                window.broken,
+            )
 
 
-def _batches(items: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), batch_size):
-        yield items[start : start + batch_size]
+def prepared_windows(
+    images: Iterable[CaptionedImage], processor: Any, *, batch_size: int, skip_broken_images: bool = False
+) -> Generator[PreparedWindow, None, None]:
+    """Decodes and tokenises images and their captions, `batch_size` images at a time; as for [`embed`]."""
+    remaining = iter(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as decoders:
+        while window := list(islice(remaining, batch_size)):
+            whole, decoded, broken = [], [], []
+            for image, result in zip(window, decoders.map(_opened, window), strict=True):
+                if isinstance(result, Image.Image):
+                    whole.append(image)
+                    decoded.append(result)
+                elif skip_broken_images:
+                    broken.append(image.name)
+                else:
+                    raise ValueError(f"{result} Mend it, or pass --skip_broken_images.") from result
+            for image in whole:
+                if not image.captions or not all(text.strip() for text in image.captions):
+                    raise ValueError(f"Image {image.name} has an empty caption, or none: mend or remove it.")
+            texts = [text for image in whole for text in image.captions]
+            by_length = sorted(range(len(texts)), key=lambda row, texts=texts: len(texts[row]))  # type: ignore[misc]
+            batches = [by_length[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+            yield PreparedWindow(
+                images=whole,
+                broken=broken,
+                columns=list(window[0].columns),
+                image_inputs=processor(images=decoded, return_tensors="pt") if decoded else None,
+                text_batches=[
+                    (rows, processor(text=[texts[row] for row in rows], padding=True, return_tensors="pt"))
+                    for rows in batches
+                ],
+            )
+
+
+def _opened(image: CaptionedImage) -> Image.Image | ValueError:
+    try:
+        return image.open()
+    except ValueError as error:
+        return error
+
+
+def _one_ahead(items: Iterator[Item], executor: Executor) -> Iterator[Item]:
+    """The same items, each made in the background while the one before it is used."""
+    end = object()
+    waiting = executor.submit(next, items, end)
+    while (item := waiting.result()) is not end:
+        waiting = executor.submit(next, items, end)
+        yield item  # type: ignore[misc]
+
+
+def _stored(features: torch.Tensor, name: str, dtype: torch.dtype) -> torch.Tensor:
+    stored = features.to(dtype).cpu()
+    if not torch.isfinite(stored).all():
+        cause = "NaN or infinite" if not torch.isfinite(features).all() else f"too large for {dtype}"
+        raise ValueError(f"The backbone gives {name} features that are {cause}. Try another dtype.")
+    return stored

@@ -83,7 +83,7 @@ def evaluate_split(
     image_embeds = model(image_features=split.image_features[:].to(device)).image_embeds
     law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
     scores = EmbeddingScores(text_embeds, image_embeds, partial(pair_scores, **law))
-    cosines = EmbeddingScores(text_features, image_embeds, partial(pair_scores, distribution="deterministic"))
+    cosines = EmbeddingScores(text_features[:], image_embeds, partial(pair_scores, distribution="deterministic"))
     ranks = rank_both_ways(scores, split.text_image_index)
     cosine_ranks = rank_both_ways(cosines, split.text_image_index)
     results: dict[str, Any] = {

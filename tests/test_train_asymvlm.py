@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import layouts
@@ -321,7 +322,9 @@ def test_mistakes_in_the_data_end_in_one_sentence(backbone, store, tmp_path):
 
 def test_features_with_nan_and_a_text_model_end_in_one_sentence(store, tmp_path):
     split = EmbeddingStore(store).split("train")
-    split.image_features[3, 1] = float("nan")
+    image_features = split.image_features[:]
+    image_features[3, 1] = float("nan")
+    split = replace(split, image_features=image_features)
     splits = {name: split for name in ("train", "validation", "test")}
     broken = EmbeddingStore.write(tmp_path / "broken", splits, {}).path
     message = mistake("--embeddings", broken, "--output_dir", tmp_path / "out")
