@@ -24,6 +24,11 @@ PAPER = "https://arxiv.org/abs/2505.11029"
 PIPELINE_TAG = "zero-shot-image-classification"
 
 LAWS = {"vmf": "a von Mises–Fisher", "power_spherical": "a Power Spherical", "deterministic": "a deterministic"}
+DIRECTIONS = {
+    "learned": "learned",
+    "refined": "that of the backbone, refined",
+    "backbone": "that of the backbone",
+}
 
 EXAMPLE_TEXTS = """texts = [
     "a picture",
@@ -136,7 +141,7 @@ def model_card(
         plot (`str`, *optional*): file name of the reliability plot beside the card.
     """
     facts, test, training = results["model"], _with_nan(results["test"]), results.get("training", {})
-    direction = "learned" if facts["mean_direction"] == "learned" else "that of the backbone"
+    direction = DIRECTIONS[facts["mean_direction"]]
     sections = [
         f"# {model_name}",
         f"A probabilistic text head on a frozen vision–language model, after [AsymVLM]({PAPER}): a text is "
