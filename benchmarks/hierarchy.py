@@ -102,8 +102,8 @@ def main() -> None:
     rows = []
     for name, inputs in (
         ("text features", features),
-        ("their direction", directions),
-        ("their length", lengths[:, None]),
+        ("direction of the text features", directions),
+        ("length of the text features", lengths[:, None]),
     ):
         inputs = np.asarray(inputs)
         predicted = np.empty(len(inputs))
