@@ -60,9 +60,12 @@ class ModelArguments:
     distribution: Literal["power_spherical", "vmf", "deterministic"] = field(
         default="power_spherical", metadata={"help": "Law of a text on the unit hypersphere."}
     )
-    mean_direction: Literal["learned", "backbone"] = field(
+    mean_direction: Literal["learned", "refined", "backbone"] = field(
         default="learned",
-        metadata={"help": "Learn the mean direction, or keep the backbone's and its text-to-image accuracy."},
+        metadata={
+            "help": "Learn the mean direction afresh, refine the backbone's (for small data), or keep it with its "
+            "text-to-image ranking."
+        },
     )
     normalizer: Literal["exact", "paper"] = field(
         default="exact", metadata={"help": "Log-normaliser: exact, or the approximation of the reference code."}
@@ -73,8 +76,12 @@ class ModelArguments:
         metadata={"help": "Number of the head's hidden layers; the paper's head has 3, which overfits sooner."},
     )
     hidden_dropout_prob: float = field(default=0.3, metadata={"help": "Dropout after each hidden layer, in [0, 1)."})
+    input_dropout_prob: float = field(default=0.0, metadata={"help": "Dropout on the head's input, in [0, 1)."})
+    normalize_text_features: bool = field(
+        default=False, metadata={"help": "Give the head the direction of the text features, without their length."}
+    )
     initial_concentration: float = field(
-        default=10.0, metadata={"help": "kappa before training, with --mean_direction backbone."}
+        default=10.0, metadata={"help": "kappa before training, with --mean_direction refined or backbone."}
     )
     logit_scale_init: float = field(default=1.0, metadata={"help": "Temperature tau before training."})
 

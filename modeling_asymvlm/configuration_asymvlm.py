@@ -13,7 +13,7 @@ from .remote_code import AUTO_MAP, check_auto_map, copy_code, unchanged
 from .text_contract import text_context_length
 
 
-MEAN_DIRECTIONS = ("learned", "backbone")
+MEAN_DIRECTIONS = ("learned", "refined", "backbone")
 FINGERPRINT_PARTS = {"dtype", "weights", "text", "image"}
 
 # Fields of any configuration that transformers, its Trainer and its pipelines read or write without an attribute for
@@ -52,7 +52,9 @@ class AsymVLMConfig(PreTrainedConfig):
         mean_direction (`str`, *optional*, defaults to `"learned"`):
             `"learned"`: eta = MLP(text features), kappa = ‖eta‖, mu = eta / kappa. `"backbone"`: mu is the direction
             of the backbone's own text features and only kappa is learned, kappa = `initial_concentration` *
-            exp(MLP(text features)); text-to-image ranking is then exactly that of the backbone.
+            exp(MLP(text features)); text-to-image ranking is then exactly that of the backbone. `"refined"`: kappa as
+            for `"backbone"`, and mu, which starts at the backbone's direction u, is that of sqrt(d) u + MLP(text
+            features), one perceptron with d + 1 outputs.
         normalizer (`str`, *optional*, defaults to `"exact"`):
             `"exact"`, or `"paper"` for the approximation F_d of the reference code.
         hidden_size (`int`, *optional*, defaults to 1024): width of the hidden layers of the head.
@@ -60,8 +62,12 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.3):
             Dropout after each hidden layer, in [0, 1). The reference code has none.
+        input_dropout_prob (`float`, *optional*, defaults to 0.0): dropout on the input of the head, in [0, 1).
+        normalize_text_features (`bool`, *optional*, defaults to `False`):
+            Whether the head sees the direction of the text features alone, scaled to length sqrt(d). As they are,
+            their length drives kappa of texts unlike the training captions.
         initial_concentration (`float`, *optional*, defaults to 10.0):
-            kappa of every text before training, > 0; used with `mean_direction="backbone"`.
+            kappa of every text before training, > 0; not used with `mean_direction="learned"`.
         projection_dim (`int`, *optional*):
             Width d >= 2 of the joint embedding space. Defaults to the backbone's; needed where there is none.
         logit_scale_init (`float`, *optional*, defaults to 1.0): temperature tau before training, > 0.
@@ -109,6 +115,8 @@ class AsymVLMConfig(PreTrainedConfig):
         num_hidden_layers=3,
         hidden_act="relu",
         hidden_dropout_prob=0.3,
+        input_dropout_prob=0.0,
+        normalize_text_features=False,
         initial_concentration=10.0,
         projection_dim=None,
         logit_scale_init=1.0,
@@ -129,6 +137,8 @@ class AsymVLMConfig(PreTrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.hidden_act = hidden_act
         self.hidden_dropout_prob = hidden_dropout_prob
+        self.input_dropout_prob = input_dropout_prob
+        self.normalize_text_features = normalize_text_features
         self.initial_concentration = initial_concentration
         if self.vlm_config is not None:
             projection_dim = embedding_dim(self.vlm_config) if projection_dim is None else projection_dim
@@ -174,7 +184,7 @@ class AsymVLMConfig(PreTrainedConfig):
         if self.distribution == "deterministic" and self.mean_direction == "backbone":
             raise ValueError(
                 "distribution='deterministic' learns a direction only, so mean_direction='backbone' leaves nothing to "
-                "learn: choose mean_direction='learned', or a distribution with a concentration."
+                "learn: choose mean_direction='learned' or 'refined', or a distribution with a concentration."
             )
         for name, smallest in (("projection_dim", 2), ("hidden_size", 1), ("num_hidden_layers", 0)):
             value = getattr(self, name)
@@ -185,8 +195,11 @@ class AsymVLMConfig(PreTrainedConfig):
         for name in ("logit_scale_init", "initial_concentration"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}.")
-        if not 0 <= self.hidden_dropout_prob < 1:
-            raise ValueError(f"hidden_dropout_prob must lie in [0, 1), got {self.hidden_dropout_prob!r}.")
+        for name in ("hidden_dropout_prob", "input_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
+        if not isinstance(self.normalize_text_features, bool):
+            raise ValueError(f"normalize_text_features must be true or false, got {self.normalize_text_features!r}.")
         fingerprint = self.backbone_fingerprint
         if fingerprint is not None and not (isinstance(fingerprint, dict) and fingerprint.keys() >= FINGERPRINT_PARTS):
             raise ValueError(

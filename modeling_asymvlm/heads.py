@@ -1,5 +1,6 @@
 """The probabilistic text head: raw text features of a backbone to a natural parameter on the unit hypersphere."""
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ class ProbabilisticTextHead(nn.Module):
     is, which gives eta = kappa * mu; and the temperature tau, `logit_scale`. It computes in float32 at least, under
     any autocast and whatever the dtype of its weights.
 
+    Unless `mean_direction="learned"`, the output layer starts at zero: the head is the backbone's own direction with
+    `initial_concentration` for every text before it is trained.
+
     Attributes:
         training_dtype (`torch.dtype`, *optional*):
             bfloat16 or float16 for the products of the layers in training mode, which mixed-precision training sets.
@@ -26,14 +30,17 @@ class ProbabilisticTextHead(nn.Module):
 
     def __init__(self, config: AsymVLMConfig):
         super().__init__()
-        self.learns_direction = config.mean_direction == "learned"
+        self.mean_direction = config.mean_direction
         self.initial_concentration = config.initial_concentration
+        self.normalizes_features = config.normalize_text_features
+        self.input_dropout = nn.Dropout(config.input_dropout_prob)
         widths = [config.projection_dim] + [config.hidden_size] * config.num_hidden_layers
         self.hidden_layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.output_layer = nn.Linear(widths[-1], config.projection_dim if self.learns_direction else 1)
-        if not self.learns_direction:
+        num_outputs = {"learned": widths[0], "refined": widths[0] + 1, "backbone": 1}[config.mean_direction]
+        self.output_layer = nn.Linear(widths[-1], num_outputs)
+        if self.mean_direction != "learned":
             nn.init.zeros_(self.output_layer.weight)
             nn.init.zeros_(self.output_layer.bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
@@ -45,16 +52,19 @@ class ProbabilisticTextHead(nn.Module):
         mixed = self.training and self.training_dtype is not None
         with torch.autocast(device_type, enabled=False):
             text_features = text_features.to(at_least_float32(self.output_layer.weight).dtype)
+            direction = F.normalize(text_features, dim=-1)  # (batch, projection_dim)
+            scaled_direction = math.sqrt(text_features.shape[-1]) * direction  # entries of mean square 1
+            hidden = self.input_dropout(scaled_direction if self.normalizes_features else text_features)
             with torch.autocast(device_type, dtype=self.training_dtype, enabled=mixed):
-                hidden = text_features
                 for layer in self.hidden_layers:
                     hidden = self.dropout(self.activation(_linear(layer, hidden)))  # (batch, hidden_size)
                 output = _linear(self.output_layer, hidden)
             output = output.to(text_features.dtype)
-            if self.learns_direction:
+            if self.mean_direction == "learned":
                 return output  # (batch, projection_dim)
-            concentration = self.initial_concentration * torch.exp(output)  # (batch, 1)
-            return concentration * F.normalize(text_features, dim=-1)  # (batch, projection_dim)
+            if self.mean_direction == "refined":
+                direction = F.normalize(scaled_direction + output[:, :-1], dim=-1)
+            return self.initial_concentration * torch.exp(output[:, -1:]) * direction  # (batch, projection_dim)
 
 
 def _linear(layer: Any, inputs: torch.Tensor) -> torch.Tensor:

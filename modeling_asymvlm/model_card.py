@@ -25,6 +25,11 @@ PAPER = "https://arxiv.org/abs/2505.11029"
 PIPELINE_TAG = "zero-shot-image-classification"
 
 LAWS = {"vmf": "a von Mises–Fisher", "power_spherical": "a Power Spherical", "deterministic": "a deterministic"}
+DIRECTIONS = {
+    "learned": "learned",
+    "refined": "that of the backbone, refined",
+    "backbone": "that of the backbone",
+}
 
 EXAMPLE_TEXTS = """texts = [
     "a picture",
@@ -147,7 +152,7 @@ def model_card(
     """
     facts, test, training = results["model"], _with_nan(results["test"]), results.get("training", {})
     evaluation = results.get("evaluation", training)
-    direction = "learned" if facts["mean_direction"] == "learned" else "that of the backbone"
+    direction = DIRECTIONS[facts["mean_direction"]]
     sections = [
         f"# {model_name}",
         f"A probabilistic text head on a frozen vision–language model, after [AsymVLM]({PAPER}): a text is "

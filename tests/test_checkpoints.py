@@ -82,7 +82,7 @@ def test_composing_leaves_the_live_backbone_untouched(backbone, batch, request):
     assert_frozen(model)
 
 
-@pytest.mark.parametrize("mean_direction", ["learned", "backbone"])
+@pytest.mark.parametrize("mean_direction", ["learned", "refined", "backbone"])
 @pytest.mark.parametrize("save_backbone", [True, False])
 def test_logits_are_bit_equal_across_saving_and_loading(clip_folder, tmp_path, batch, mean_direction, save_backbone):
     model = AsymVLMModel.from_vlm_pretrained(clip_folder, mean_direction=mean_direction, distribution="vmf")

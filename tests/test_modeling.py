@@ -41,6 +41,43 @@ def test_the_backbone_direction_is_kept_and_starts_at_the_initial_concentration(
     assert moved.norm(dim=-1).std() > 0.01
 
 
+def test_the_backbone_direction_is_refined_from_where_it_is_and_its_concentration_is_free():
+    torch.manual_seed(4)
+    config = AsymVLMConfig(projection_dim=8, mean_direction="refined", initial_concentration=25.0, num_hidden_layers=0)
+    head = ProbabilisticTextHead(config).eval()
+    features = torch.randn(5, 8)
+    torch.testing.assert_close(head(features), 25.0 * F.normalize(features, dim=-1))
+    nn.init.normal_(head.output_layer.weight)
+    nn.init.normal_(head.output_layer.bias)
+    offset, log_ratio = head.output_layer(features).split([8, 1], dim=-1)
+    torch.testing.assert_close(head(features).norm(dim=-1, keepdim=True), 25.0 * log_ratio.exp())
+    expected = F.normalize(features * (8 / features.square().sum(-1, keepdim=True)).sqrt() + offset, dim=-1)
+    torch.testing.assert_close(F.normalize(head(features), dim=-1), expected)
+
+
+@pytest.mark.parametrize("mean_direction", ["learned", "refined", "backbone"])
+def test_a_head_on_normalised_features_does_not_see_their_length(mean_direction):
+    torch.manual_seed(5)
+    arguments = {"projection_dim": 8, "hidden_size": 16, "mean_direction": mean_direction}
+    features, lengths = torch.randn(5, 8), torch.logspace(-2, 2, 5)[:, None]
+    heads = {}
+    for normalizes in (False, True):
+        head = ProbabilisticTextHead(AsymVLMConfig(normalize_text_features=normalizes, **arguments)).eval()
+        nn.init.normal_(head.output_layer.weight)
+        heads[normalizes] = head
+    torch.testing.assert_close(heads[True](lengths * features), heads[True](features))
+    assert not torch.allclose(heads[False](lengths * features), heads[False](features))
+
+
+def test_input_dropout_is_of_training_alone():
+    torch.manual_seed(6)
+    config = AsymVLMConfig(projection_dim=64, num_hidden_layers=0, input_dropout_prob=0.5)
+    head = ProbabilisticTextHead(config)
+    features = torch.randn(3, 64)
+    assert not torch.equal(head.train()(features), head(features))
+    torch.testing.assert_close(head.eval()(features), head.output_layer(features))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_head_computes_in_float32_whatever_its_weights_and_autocast(dtype):
     torch.manual_seed(2)
