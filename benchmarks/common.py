@@ -3,6 +3,8 @@
 import logging
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import set_seed
+from transformers import AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
 from modeling_asymvlm.data import EmbeddingSplit
+from modeling_asymvlm.embedding import cached_features
+from modeling_asymvlm.pairs import SPLITS, load_splits, read_pairs
 from modeling_asymvlm.report import markdown_table
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SCENES = REPOSITORY / "examples" / "scenes"
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)
@@ -36,6 +41,17 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
+    """The features of the tiny CLIP for every split, and the test split as a data set."""
+    subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
+    loaded, folder = load_splits(str(SCENES / "data"))
+    model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
+    processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
+    pairs = {name: read_pairs(dataset, folder) for name, dataset in loaded.items()}
+    store, _ = cached_features(cache, model, processor, pairs, batch_size=256)
+    return {name: store.split(name) for name in SPLITS}, loaded["test"]
 
 
 def train_head(

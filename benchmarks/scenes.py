@@ -10,19 +10,16 @@ the true ambiguity as the uncertainty: it shows what the luck of the draw leaves
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, machine, mean_and_deviation, print_table, train_head
-from transformers import AutoProcessor
+from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit
-from modeling_asymvlm.embedding import cached_features
 from modeling_asymvlm.evaluation import (
     rank_both_ways,
     rank_correlation,
@@ -31,10 +28,8 @@ from modeling_asymvlm.evaluation import (
     uncertainty_metrics,
 )
 from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.pairs import SPLITS, load_splits, read_pairs
 
 
-SCENES = REPOSITORY / "examples" / "scenes"
 sys.path.insert(0, str(SCENES))
 
 from oracle import (  # noqa: E402
@@ -44,17 +39,6 @@ from oracle import (  # noqa: E402
     split_fits,
     text_to_image_posterior,
 )
-
-
-def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
-    """The features of the tiny CLIP for every split, and the test split as a data set."""
-    subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
-    loaded, folder = load_splits(str(SCENES / "data"))
-    model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
-    processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
-    pairs = {name: read_pairs(dataset, folder) for name, dataset in loaded.items()}
-    store, _ = cached_features(cache, model, processor, pairs, batch_size=256)
-    return {name: store.split(name) for name in SPLITS}, loaded["test"]
 
 
 @torch.no_grad()
