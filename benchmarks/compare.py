@@ -31,6 +31,8 @@ from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.pairs import SPLITS
 
 
+BASELINES = Path(__file__).resolve().parent / "baselines"
+
 # The largest scale that CLIP was allowed to learn, which most of its checkpoints reach.
 CLIP_LOGIT_SCALE = 100.0
 
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     splits = {name: store.split(name) for name in SPLITS}
     METHODS["cosine"].settings["logit_scale"] = backbone_logit_scale
 
-    state = {"store": _digest(store.path), "code": _digest(Path(__file__).parent, REPOSITORY / "modeling_asymvlm")}
+    state = {"store": _digest(store.path), "code": _digest(BASELINES, REPOSITORY / "modeling_asymvlm")}
     planned = [
         (method, seed)
         for method in options.methods

@@ -11,6 +11,8 @@ from modeling_asymvlm.report import markdown_table
 
 Runs = dict[str, list[dict[str, Any]]]  # by method: one record, as `judge` gives it, for each seed
 
+WITH_INTERVALS = ("recall", "spearman", "auroc")
+
 TEXT_ALONE_COLUMNS = (
     ("t→i R@1", "R@1", "text_to_image", "recall", 4),
     ("S", None, "text_to_image", "spearman", 2),
@@ -50,7 +52,7 @@ def rows_of_text_alone(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any
                     values = [record["retrieval"][f"{convention}_recall@1"] for record in records]
                 else:
                     values = [record["text_alone"][confidence].get(convention, {}).get(figure) for record in records]
-                interval = records[0]["intervals"].get(key or confidence, {}).get(convention, {}).get(figure)
+                interval = _interval(records, key or confidence, convention, figure)
                 cells[title] = _cell(values, digits, interval)
             for title, part in (("rho ambiguity", "rank_correlation"), ("rho level", "specificity")):
                 if part in records[0]:
@@ -63,7 +65,7 @@ def rows_of_text_alone(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any
 
 
 def rows_given_gallery(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each method and confidence of a first result: all of the backbone's cosine, the posterior of others."""
+    """A row for each method and confidence of a first result: every one of the cosine's, the posterior of others."""
     rows = []
     for method, records in runs.items():
         for confidence in records[0]["given_gallery"]:
@@ -73,7 +75,7 @@ def rows_given_gallery(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any
             for title, direction, figure, digits in GIVEN_GALLERY_COLUMNS:
                 of_direction = [record["given_gallery"][confidence][direction] for record in records]
                 values = [{**each, **each.get("calibration", {})}.get(figure) for each in of_direction]
-                interval = records[0]["intervals"].get(confidence, {}).get(direction, {}).get(figure)
+                interval = _interval(records, confidence, direction, figure)
                 cells[title] = _cell(values, digits, interval)
             if "rank_correlation" in records[0]:
                 cells["rho ambiguity"] = _cell([record["rank_correlation"][confidence] for record in records], 3)
@@ -106,9 +108,16 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table([header, *([_text(row[title]) for title in header] for row in rows)])
 
 
+def _interval(records: list[dict[str, Any]], confidence: str, direction: str, figure: str) -> list[float] | None:
+    """The interval of a single run, of the figures for which the tables have room."""
+    if len(records) > 1 or figure not in WITH_INTERVALS:
+        return None
+    return records[0]["intervals"].get(confidence, {}).get(direction, {}).get(figure)
+
+
 def _cell(values: Sequence[float | None], digits: int, interval: Sequence[float] | None = None) -> dict[str, Any]:
     known = [value for value in values if value is not None]
-    return {"values": known, "digits": digits, "interval": interval if len(values) == 1 else None}
+    return {"values": known, "digits": digits, "interval": interval}
 
 
 def _text(cell: Any) -> str:

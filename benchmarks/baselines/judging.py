@@ -89,7 +89,7 @@ def judge(
             for name, values in of_text.items()
         }
     if test.concentration is not None:
-        record["concentration"] = [float(f"{kappa:.5g}") for kappa in test.concentration.tolist()]
+        record["concentration"] = _rounded(test.concentration)
     if oracle is not None:
         record["oracle"] = {
             **oracle_metrics(ranks, *oracle),
@@ -184,7 +184,11 @@ def _headline(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, float]:
 def _curve(uncertainty: Any, correct: np.ndarray) -> dict[str, list[float]]:
     curve = risk_coverage_curve(uncertainty, correct)
     points = np.unique(np.linspace(0, len(curve["coverage"]) - 1, CURVE_POINTS).round().astype(int))
-    return {name: [float(f"{value:.5g}") for value in np.asarray(curve[name])[points]] for name in ("coverage", "risk")}
+    return {name: _rounded(np.asarray(curve[name])[points]) for name in ("coverage", "risk")}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _expected_trends(ranks: RetrievalRanks, uncertainty: Any, oracle: Oracle) -> dict[str, dict[str, float]]:

@@ -64,7 +64,7 @@ METHODS: dict[str, Entry] = {
     "pfe": Entry("PFE", PFE, {}, Training(1e-3, weight_decay=1e-4)),
     "pcmepp": Entry("PCME++", PCMEPlusPlus, {}, Training(5e-4, weight_decay=1e-4, scalar_learning_rate=5e-2)),
     "prolip": Entry("ProLIP", ProLIP, {}, Training(5e-4, weight_decay=0.2, scalar_learning_rate=5e-2)),
-    "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(5e-4)),
+    "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(1e-3)),
     "vmf": _asymvlm("AsymVLM vMF", VMF),
     "ps": _asymvlm("AsymVLM PS", PS),
     "vmf-recommended": _recommended("AsymVLM vMF, recommended", VMF),

@@ -21,7 +21,10 @@ INITIAL_LOG_VARIANCE = -4.0
 
 
 def closed_form_sampled_distance(
-    text_mean: torch.Tensor, text_log_variance: torch.Tensor, image_mean: torch.Tensor, image_log_variance: torch.Tensor
+    text_mean: torch.Tensor,
+    text_log_variance: torch.Tensor,
+    image_mean: torch.Tensor,
+    image_log_variance: torch.Tensor,
 ) -> torch.Tensor:
     """Expected squared distance of samples of every text and every image, `(texts, images)`."""
     squares = text_mean.square().sum(-1)[:, None] + image_mean.square().sum(-1) - 2 * text_mean @ image_mean.T

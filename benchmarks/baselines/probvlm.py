@@ -7,6 +7,8 @@ variance of the mean over it, averaged over the coordinates. The public evaluati
 uncertainty, but not of an image's: both signs are reported. Retrieval is that of the frozen embeddings.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,14 +25,16 @@ L1_WEIGHT, LIKELIHOOD_WEIGHT, CROSS_MODAL_WEIGHT = 1.0, 5e-2, 1e-4
 
 # Bounds on 1/alpha and beta: Gamma(3 / beta), and with it the variance, overflows float32 below beta = 0.086.
 MIN_INVERSE_ALPHA, MIN_BETA = 1e-3, 0.2
+MIN_RESIDUAL = 1e-4  # in units of alpha, as in the public code: the slope of |x|^beta is unbounded at 0 for beta < 1
 
 
 def negative_log_likelihood(
     mean: torch.Tensor, inverse_alpha: torch.Tensor, beta: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
     """-ln of beta / (2 alpha Gamma(1/beta)) exp(-(|target - mean| / alpha)^beta), elementwise, in nats."""
-    residual = ((target - mean).abs() * inverse_alpha).clamp(min=torch.finfo(mean.dtype).tiny)  # 0^beta has no slope
-    return residual.pow(beta) - inverse_alpha.log() - beta.log() + torch.lgamma(1 / beta) + torch.log(mean.new_tensor(2.0))
+    residual = ((target - mean).abs() * inverse_alpha).clamp(min=MIN_RESIDUAL)
+    log_normalizer = inverse_alpha.log() + beta.log() - torch.lgamma(1 / beta) - math.log(2)
+    return residual.pow(beta) - log_normalizer
 
 
 def variance(inverse_alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
@@ -51,8 +55,9 @@ class Adapter(nn.Module):
             nn.Dropout(DROPOUT),
             nn.Linear(HIDDEN_SIZE, dim),
         )
-        branch = lambda: nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))  # noqa: E731
-        self.mean, self.inverse_alpha, self.beta = branch(), branch(), branch()
+        self.mean, self.inverse_alpha, self.beta = (
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) for _ in range(3)
+        )
 
     def forward(self, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         hidden = self.trunk(embeds) + embeds

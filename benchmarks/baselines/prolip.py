@@ -28,7 +28,10 @@ INITIAL_LOGIT_SCALE, INITIAL_LOGIT_BIAS = 10.0, -10.0
 
 
 def pairwise_scores(
-    text_mean: torch.Tensor, text_log_variance: torch.Tensor, image_mean: torch.Tensor, image_log_variance: torch.Tensor
+    text_mean: torch.Tensor,
+    text_log_variance: torch.Tensor,
+    image_mean: torch.Tensor,
+    image_log_variance: torch.Tensor,
 ) -> torch.Tensor:
     """mu_1'mu_2 - tr(Sigma_1 + Sigma_2) / 2 of every text and every image, `(texts, images)`."""
     traces = text_log_variance.exp().sum(-1)[:, None] + image_log_variance.exp().sum(-1)
