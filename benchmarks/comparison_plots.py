@@ -14,8 +14,11 @@ from matplotlib.figure import Figure
 
 
 # Okabe and Ito's palette, told apart under every common colour-vision deficiency, and by marker in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
-MARKERS = "os^DvP*X"
+COLOURS = ("#000000", "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#0072B2", "#D55E00", "#009E73", "#882255")
+MARKERS = "ov^<>sDP*"
+
+MIN_COVERAGE = 1  # %, below which a risk is that of a few texts
+MIN_QUERIES = 20  # in a bin of calibration, for the same reason
 CHANCE_STYLE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 
 
@@ -24,7 +27,7 @@ def draw(runs: Runs, labels: dict[str, str], columns: dict[str, np.ndarray], fol
     Draws every figure that the runs allow.
 
     Args:
-        runs: of at most eight methods.
+        runs: of as many methods as there are colours at most.
         labels: name of each method.
         columns: ambiguity or level of the test captions, where known.
         folder: where the PNG files go; each appears whole or not at all.
@@ -73,7 +76,7 @@ def _recall_by_level(runs: Runs, styles: dict[str, Any], file: Path, name: str) 
                 recall = _mean([record["text_alone"][uncertainty][convention]["bin_recall"] for record in records])
                 axes.plot(level, 100 * recall, linewidth=1.2, markersize=4, **_named(styles[method], uncertainty))
         axes.set(title=title, xlabel=f"uncertainty level ({NUM_BINS} bins of equal count, 1 = most certain)")
-        axes.set_ylim(bottom=0)
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("R@1 (%)")
     return _finish(figure, panels, file, f"{name}: R@1 against the uncertainty of the text alone")
 
@@ -88,7 +91,9 @@ def _risk_coverage(runs: Runs, styles: dict[str, Any], file: Path, name: str) ->
             if uncertainty is not None:
                 coverage = 100 * np.asarray(records[0]["curves"][uncertainty]["coverage"])
                 risk = _mean([record["curves"][uncertainty]["risk"] for record in records])
-                axes.plot(coverage, 100 * risk, markevery=25, markersize=4, **_named(styles[method], uncertainty))
+                shown = coverage >= MIN_COVERAGE
+                style = _named(styles[method], uncertainty)
+                axes.plot(coverage[shown], 100 * risk[shown], markevery=25, markersize=4, **style)
         axes.set(title=role, xlabel="coverage: share of the texts answered (%)")
     panels[0].set_ylabel("risk: share of wrong first results (%)")
     return _finish(figure, panels, file, f"{name}: risk and coverage, text → image")
@@ -102,9 +107,13 @@ def _reliability(runs: Runs, styles: dict[str, Any], file: Path, name: str) -> P
         axes.axline((0, 0), slope=1, label="perfect calibration", **CHANCE_STYLE)
         for method, records in runs.items():
             bins = records[0]["given_gallery"][FITTED_POSTERIOR][direction]["calibration"]
-            confidence, accuracy = 100 * np.asarray(bins["bin_confidence"]), 100 * np.asarray(bins["bin_accuracy"])
+            shown = np.asarray(bins["bin_count"]) >= MIN_QUERIES
+            confidence, accuracy = (100 * np.asarray(bins[name])[shown] for name in ("bin_confidence", "bin_accuracy"))
             axes.plot(confidence, accuracy, linewidth=1.2, markersize=4, **styles[method])
-        axes.set(title=title, xlabel=f"posterior of the first result (%), {NUM_BINS} bins of equal width")
+        axes.set(title=title)
+        axes.set_xlabel(
+            f"posterior of the first result (%), {NUM_BINS} bins of equal width, of {MIN_QUERIES}+ queries"
+        )
         axes.set(xlim=(0, 100), ylim=(0, 100))
     panels[0].set_ylabel("first results that are right (%)")
     return _finish(figure, panels, file, f"{name}: reliability of the posterior, scale fitted on validation, one seed")

@@ -27,7 +27,7 @@ class Cosine(Method):
         words = torch.tensor([len(caption.split()) for caption in split.captions])
         uncertainty = {"caption length": -words.double(), "embedding norm": -torch.linalg.vector_norm(texts, dim=-1)}
         if "ambiguity" in split.columns:
-            uncertainty["true ambiguity"] = torch.as_tensor(split.columns["ambiguity"])
+            uncertainty["true ambiguity"] = torch.tensor(split.columns["ambiguity"])
         return Predictions(
             scores=F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T,
             logit_scale=self.logit_scale,

@@ -86,5 +86,4 @@ METHODS: dict[str, Entry] = {
     "ps-backbone-direction": _asymvlm("PS, backbone's direction", PS, ablation=True, mean_direction="backbone"),
     "vmf-unmasked": _asymvlm("vMF, same-image captions as negatives", VMF, ablation=True, mask_same_image=False),
     "vmf-deep": _asymvlm("vMF, three hidden layers", VMF, ablation=True, num_hidden_layers=3),
-    "ps-deep": _asymvlm("PS, three hidden layers", PS, ablation=True, num_hidden_layers=3),
 }

@@ -57,10 +57,12 @@ class PCMEPlusPlus(Method):
         distance = closed_form_sampled_distance(text_mean, text_log_variance, image_mean, image_log_variance)
         logits = self.shift - self.scale * distance
         matches = matching_pairs(batch["image_ids"])
-        loss = 2 * F.binary_cross_entropy_with_logits(logits, matches.float())  # once for each direction
-        for direction in (logits, logits.T):
-            pseudo = with_pseudo_positives(direction.detach(), matches).float()
-            loss = loss + self.pseudo_positive_weight * F.binary_cross_entropy_with_logits(direction, pseudo)
+        text_to_image = with_pseudo_positives(logits.detach(), matches)
+        image_to_text = with_pseudo_positives(logits.detach().T, matches.T).T
+        # Two losses of the matches and two of the pseudo-positives, in one: cross-entropy is linear in its target.
+        weight = self.pseudo_positive_weight
+        target = (2 * matches.float() + weight * (text_to_image.float() + image_to_text.float())) / (2 + 2 * weight)
+        loss = (2 + 2 * weight) * F.binary_cross_entropy_with_logits(logits, target)
         bottleneck = divergence_from_standard_normal(text_mean, text_log_variance)
         bottleneck = bottleneck + divergence_from_standard_normal(image_mean, image_log_variance)
         return loss + BOTTLENECK_WEIGHT * bottleneck

@@ -33,8 +33,7 @@ def negative_log_likelihood(
 ) -> torch.Tensor:
     """-ln of beta / (2 alpha Gamma(1/beta)) exp(-(|target - mean| / alpha)^beta), elementwise, in nats."""
     residual = ((target - mean).abs() * inverse_alpha).clamp(min=MIN_RESIDUAL)
-    log_normalizer = inverse_alpha.log() + beta.log() - torch.lgamma(1 / beta) - math.log(2)
-    return residual.pow(beta) - log_normalizer
+    return residual.pow(beta) - inverse_alpha.log() - beta.log() + torch.lgamma(1 / beta) + math.log(2)
 
 
 def variance(inverse_alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Training:
 
     learning_rate: float
     weight_decay: float = 0.0
-    num_epochs: int = 30
+    num_epochs: int = 20
     batch_size: int = 1024
     scalar_learning_rate: float | None = None
 
