@@ -11,6 +11,7 @@ run that fails is reported, the others go on, and the exit code is 1. How every 
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 import traceback
@@ -109,7 +110,7 @@ def report(runs: Runs, test: EmbeddingSplit, options: argparse.Namespace, captio
     )
     text = "\n\n".join([about, *(f"## {title}\n\n{as_markdown(rows)}" for title, rows in tables.items())])
     _write(options.output / "comparison.md", text + "\n")
-    _write(options.output / "comparison.json", json.dumps({"about": about, "tables": tables}, indent=1))
+    _write(options.output / "comparison.json", json.dumps(_strict({"about": about, "tables": tables}), indent=1))
     shown = {method: records for method, records in runs.items() if not METHODS[method].ablation}
     if shown:
         shown = dict(list(shown.items())[: len(COLOURS)])
@@ -144,6 +145,15 @@ def _write(file: Path, text: str) -> None:
     unfinished = file.with_name(file.name + ".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, file)
+
+
+def _strict(value: Any) -> Any:
+    """The value with null in the place of NaN, which strict JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _digest(*folders: Path) -> str:
