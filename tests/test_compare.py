@@ -25,6 +25,7 @@ with pytest.MonkeyPatch.context() as patch:
 WITH_A_BROKEN_METHOD = """
 import sys
 import compare
+from baselines import judging
 from baselines.methods import METHODS, Entry
 from baselines.protocol import Method
 
@@ -35,6 +36,7 @@ class Broken(Method):
     def predict(self, split):
         raise RuntimeError("out of order")
 
+judging.NUM_RESAMPLES = 5
 METHODS["broken"] = Entry("Broken", Broken)
 sys.exit(compare.main(sys.argv[1:]))
 """
