@@ -169,7 +169,7 @@ def _finish(figure: Figure, panels: list[Axes], file: Path, title: str, legend: 
     for axes in panels:
         axes.grid(alpha=0.3)
         if legend:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize="small", frameon=False)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)
     figure.suptitle(title)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")

@@ -62,7 +62,7 @@ VMF, PS = "vmf", "power_spherical"
 METHODS: dict[str, Entry] = {
     "cosine": Entry("cosine of the backbone", Cosine),
     "pfe": Entry("PFE", PFE, {}, Training(1e-3, weight_decay=1e-4)),
-    "pcmepp": Entry("PCME++", PCMEPlusPlus, {}, Training(5e-4, weight_decay=1e-4, scalar_learning_rate=5e-2)),
+    "pcmepp": Entry("PCME++", PCMEPlusPlus, {}, Training(5e-4, weight_decay=1e-4)),
     "prolip": Entry("ProLIP", ProLIP, {}, Training(5e-4, weight_decay=0.2, scalar_learning_rate=5e-2)),
     "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(1e-3)),
     "vmf": _asymvlm("AsymVLM vMF", VMF),
@@ -73,7 +73,7 @@ METHODS: dict[str, Entry] = {
         "PCME++, no pseudo-positives",
         PCMEPlusPlus,
         {"pseudo_positive_weight": 0.0},
-        Training(5e-4, weight_decay=1e-4, scalar_learning_rate=5e-2),
+        Training(2e-3, weight_decay=1e-4),
         ablation=True,
     ),
     "vmf-both-sides": _asymvlm("vMF, both sides", VMF, ablation=True, sides=("text", "image")),
