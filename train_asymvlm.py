@@ -4,39 +4,30 @@
     accelerate launch train_asymvlm.py --model_name_or_path openai/clip-vit-base-patch32 \\
         --dataset_name_or_path captions.jsonl --output_dir outputs/mine     # your pairs
     accelerate launch train_asymvlm.py --embeddings features/               # cached features
+    accelerate launch train_asymvlm.py --do_eval --model_name_or_path outputs/mine \\
+        --dataset_name_or_path captions.jsonl                               # figures of a trained model
     accelerate launch train_asymvlm.py arguments.yaml                       # all arguments in one file
 """
 
 import json
-import os
-import shlex
 import shutil
 import subprocess
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import torch
 import transformers
 import yaml
-from transformers import AutoProcessor, HfArgumentParser, set_seed
-from transformers.utils import is_matplotlib_available
+from transformers import AutoConfig, AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.batches import FeaturePairs
+from modeling_asymvlm.command_line import CommandParser, HelpFormatter, flags_in_file
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.embedding import cached_features
-from modeling_asymvlm.model_card import (
-    model_card,
-    model_facts,
-    run_example,
-    usage_example,
-    write_model_card,
-    write_results,
-)
+from modeling_asymvlm.model_card import model_facts, read_results
 from modeling_asymvlm.pairs import (
     FILE_FORMATS,
     SPLITS,
@@ -46,6 +37,7 @@ from modeling_asymvlm.pairs import (
     with_held_out_splits,
 )
 from modeling_asymvlm.report import evaluate_split, format_table
+from modeling_asymvlm.run_report import data_record, save_card, save_figures, training_record
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
@@ -132,17 +124,6 @@ class DataArguments:
     )
 
 
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and the examples as they are written."""
-
-
-class CommandParser(HfArgumentParser):
-    """An `HfArgumentParser` whose errors are one sentence, without two hundred lines of usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"train_asymvlm.py: error: {message} (--help lists all arguments)\n")
-
-
 def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments, AsymVLMTrainingArguments]:
     """Flags, or one JSON or YAML file; leaves with exit code 2 and one sentence if anything is wrong with them."""
     description, _, examples = (__doc__ or "").partition("\n\n")
@@ -156,7 +137,7 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
     )
     try:
         if len(arguments) == 1 and Path(arguments[0]).suffix in (".json", ".yaml", ".yml"):
-            arguments = _flags_in_file(Path(arguments[0]))
+            arguments = flags_in_file(Path(arguments[0]))
         *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
         if unknown:
             raise ValueError(f"there is no argument {unknown[0]}")
@@ -167,34 +148,18 @@ def parse_arguments(arguments: list[str]) -> tuple[ModelArguments, DataArguments
     return model, data, training
 
 
-def _flags_in_file(file: Path) -> list[str]:
-    text = file.read_text(encoding="utf-8")
-    values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a mapping from argument to value.")
-    flags: list[str] = []
-    for name, value in values.items():
-        if value is not None:
-            flags.append(f"--{name}")
-            flags += [str(item) for item in value] if isinstance(value, list) else [_flag_value(name, value)]
-    return flags
-
-
-def _flag_value(name: str, value: Any) -> str:
-    if value is False and name.endswith("_strategy"):
-        return "no"  # which YAML reads as false
-    return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
 def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:
     """Everything that can be known to be wrong before anything is loaded. Raises `ValueError`."""
     AsymVLMConfig(projection_dim=2, **model.head_kwargs())
     if data.embeddings is not None and data.dataset_name_or_path is not None:
         raise ValueError("--embeddings and --dataset_name_or_path exclude each other: pass cached features or pairs.")
     if data.embeddings is not None:
-        missing = [split for split in SPLITS if split not in EmbeddingStore(data.embeddings).splits]
+        needed = ("test",) if training.evaluate_only else SPLITS
+        missing = [split for split in needed if split not in EmbeddingStore(data.embeddings).splits]
         if missing:
             raise ValueError(f"--embeddings {data.embeddings!r} has no split {' and no split '.join(missing)}.")
+    if training.evaluate_only and model.model_name_or_path is None:
+        raise ValueError("--do_eval without --do_train needs a trained model: pass --model_name_or_path.")
     if training.n_gpu > 1:
         raise ValueError(f"one process sees {training.n_gpu} GPUs: start one process a GPU with `accelerate launch`.")
     for name, value in (
@@ -220,6 +185,12 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVL
         raise ValueError(f"--output_dir {str(folder)!r} is a file.")
     if training.resume_from_checkpoint is not None:
         check_resumption(model, Path(training.resume_from_checkpoint), folder)
+    elif (
+        training.evaluate_only
+        and folder.is_dir()
+        and folder.resolve() == Path(str(model.model_name_or_path)).resolve()
+    ):
+        return  # the figures beside the model are replaced
     elif folder.is_dir() and any(folder.iterdir()) and not data.overwrite_output_dir:
         raise ValueError(
             f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "
@@ -305,56 +276,74 @@ def load_pairs(data: DataArguments, seed: int) -> dict[str, ImageCaptionPairs]:
     return with_held_out_splits(pairs, data.held_out_fraction, seed)
 
 
-def training_record(
-    data: DataArguments, training: AsymVLMTrainingArguments, train: EmbeddingSplit, steps: int, arguments: list[str]
-) -> dict[str, Any]:
-    """What was trained on, with which command and at what cost, for the model card."""
-    source = data.dataset_name_or_path or data.embeddings
-    on_the_hub = data.dataset_name_or_path is not None and not Path(data.dataset_name_or_path).exists()
-    is_cuda = training.device.type == "cuda"
-    return {
-        "dataset": "Scenes (generated)" if source is None else Path(source).stem,
-        "dataset_id": data.dataset_name_or_path if on_the_hub else None,
-        "num_images": len(train.image_ids),
-        "num_captions": len(train.captions),
-        "steps": steps,
-        "epochs": training.num_train_epochs,
-        "machine": torch.cuda.get_device_name() if is_cuda else f"a CPU with {os.cpu_count()} cores",
-        "command": shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(_without_folder, arguments)]),
-        "license": "apache-2.0" if source is None else None,
-    }
+def evaluate_checkpoint(model_arguments: ModelArguments, data: DataArguments, training: Any, command: Any) -> None:
+    """Figures of a saved model on the test split, without training: what `--do_eval` alone does."""
+    folder, started = Path(str(training.output_dir)), time.perf_counter()
+    checkpoint = str(model_arguments.model_name_or_path)
+    loading = {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
+    loading = {name: value for name, value in loading.items() if value}
+    config = AutoConfig.from_pretrained(checkpoint, **loading)
+    if not isinstance(config, AsymVLMConfig):
+        raise ValueError(f"{checkpoint!r} is a backbone; --do_eval without --do_train needs a trained model.")
+    for name, value in model_arguments.head_kwargs().items():
+        if value not in (getattr(config, name), getattr(ModelArguments, name)):
+            raise ValueError(f"{checkpoint!r} was trained with --{name} {getattr(config, name)}, not {value}.")
+    dtype = {} if model_arguments.dtype == "auto" else {"dtype": model_arguments.dtype}
+    model = AsymVLMModel.from_pretrained(checkpoint, **loading, **dtype).to(training.device)
+    broken: list[str] = []
+    if data.embeddings is not None:
+        test = EmbeddingStore(data.embeddings).split("test")
+        if test.dim != config.projection_dim:
+            raise ValueError(
+                f"The features in {data.embeddings!r} are {test.dim} wide, but {checkpoint!r} takes "
+                f"{config.projection_dim}: they come from another backbone."
+            )
+    elif model.vlm is None:
+        raise ValueError(f"{checkpoint!r} is a head without a backbone: pass the features of the data, --embeddings.")
+    else:
+        store, broken = cached_features(
+            folder / "test_embeddings",  # beside those of a training, which hold more splits
+            model,
+            AutoProcessor.from_pretrained(checkpoint, **loading),
+            {"test": load_pairs(data, training.seed)["test"]},
+            batch_size=data.embedding_batch_size,
+            skip_broken_images=data.skip_broken_images,
+        )
+        test = store.split("test")
+    embedded = time.perf_counter()
+    own_folder = folder.is_dir() and Path(checkpoint).is_dir() and folder.samefile(checkpoint)
+    known = own_folder and (folder / "all_results.json").is_file()
+    results = read_results(folder / "all_results.json") if known else {}
+    results["test"] = evaluate_split(model.eval(), test)
+    results["test"]["time"] = {"features": embedded - started, "evaluation": time.perf_counter() - embedded}
+    results |= {"model": model_facts(config), "broken_images": broken}
+    results["evaluation"] = data_record(data.dataset_name_or_path, data.embeddings, command)
+    save_figures(folder, results)
+    if own_folder:
+        save_card(folder, results)
+    print_results(results)
+    print(f"Figures {'and card ' if own_folder else ''}are in {folder}.")
 
 
-def save_report(folder: Path, results: dict[str, Any]) -> None:
-    """Writes the reliability plot, the model card and `all_results.json`, beside the model."""
-    test = results["test"]
-    plot = None
-    (folder / "reliability.png").unlink(missing_ok=True)
-    if "uncertainty" in test and is_matplotlib_available():
-        from modeling_asymvlm.plotting import reliability_plot
-
-        plot = "reliability.png"
-        reliability_plot(test["uncertainty"], folder / plot, title="R@1 against uncertainty level, test split")
-    elif "uncertainty" in test:
-        print("No reliability plot: matplotlib is not installed (extra `plots`).")
-    write_results(folder / "all_results.json", results)
-    results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
-    write_results(folder / "all_results.json", results)
-    location = _without_folder(str(folder))
-    card = model_card(results, model_name=folder.resolve().name, location=location, plot=plot)
-    write_model_card(folder / "README.md", card)
-
-
-def _without_folder(argument: str) -> str:
-    """A card is for others: of a path on this machine it gives the last part."""
-    flag, equals, value = argument.rpartition("=")
-    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
+def print_results(results: dict[str, Any]) -> None:
+    test, broken = results["test"], results.get("broken_images", [])
+    print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
+    if broken:
+        print(f"Skipped {len(broken)} broken images: {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}")
+    print(f"\n{format_table(test)}\n")
 
 
 def main(arguments: list[str]) -> None:
     model_arguments, data, training = parse_arguments(arguments)
     transformers.utils.logging.disable_progress_bar()
     set_seed(training.seed)
+    if training.evaluate_only:
+        if training.process_index > 0:
+            return
+        try:
+            return evaluate_checkpoint(model_arguments, data, training, arguments)
+        except (ValueError, OSError, ImportError, subprocess.CalledProcessError) as error:
+            sys.exit(f"train_asymvlm.py: error: {error}")
     folder = Path(str(training.output_dir))
     started = time.perf_counter()
     try:
@@ -384,22 +373,18 @@ def main(arguments: list[str]) -> None:
     model.eval()
     results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
     results["test"] = evaluate_split(model, splits["test"])
-    results["test"]["time"] = {
-        "features": embedded - started,
-        "training": trained - embedded,
-        "evaluation": time.perf_counter() - trained,
-    }
+    seconds = {"features": embedded - started, "training": trained - embedded}
+    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - trained}
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
-    results["training"] = training_record(data, training, splits["train"], trainer.state.global_step, arguments)
-    save_report(folder, results)
-    test = results["test"]
-    print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
-    if broken:
-        print(f"Skipped {len(broken)} broken images: {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}")
-    print(f"\n{format_table(test)}\n\nModel, figures and card are in {folder}.")
+    source = data_record(data.dataset_name_or_path, data.embeddings, arguments)
+    results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)
+    save_figures(folder, results)
+    save_card(folder, results)
+    print_results(results)
+    print(f"Model, figures and card are in {folder}.")
 
 
 if __name__ == "__main__":

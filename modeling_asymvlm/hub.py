@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from .configuration_asymvlm import AsymVLMConfig
 from .model_card import (
+    PLOTS,
     model_card,
     model_facts,
     read_json,
@@ -36,7 +37,7 @@ from .remote_code import AUTO_MAP, copy_code
 from .weights import shard_names
 
 
-RESULTS_NAME, PLOT_NAME = "all_results.json", "reliability.png"
+RESULTS_NAME = "all_results.json"
 
 # Of a checkpoint's folder only these travel, beside the weights: never a cache of captions, a state of the optimiser
 # or anything pickled.
@@ -131,7 +132,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         model = AsymVLMModel.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
-    for name in (*weight_files(folder), *VOCABULARY_NAMES, PLOT_NAME):
+    for name in (*weight_files(folder), *VOCABULARY_NAMES, *PLOTS):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
     for name in (CONFIG_NAME, *SETTINGS_NAMES):
@@ -149,9 +150,9 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     results["model"] = facts
     results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
     _write_json(output / RESULTS_NAME, results)
-    plot = PLOT_NAME if (output / PLOT_NAME).is_file() else None
+    plots = [name for name in PLOTS if (output / name).is_file()]
     try:
-        card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plot=plot)
+        card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plots=plots)
     except KeyError as error:
         raise ValueError(f"{RESULTS_NAME} lacks {error}: make it with train_asymvlm.py.") from error
     write_model_card(output / "README.md", card)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ with torch.no_grad():
     output = model(**inputs)
 """
 
+
+# Files beside a card, and what it calls them.
+PLOTS = {
+    "reliability.png": "R@1 against uncertainty level",
+    "risk_coverage.png": "Risk against coverage",
+    "calibration.png": "Reliability diagram of the posterior",
+}
 
 WITHOUT_THIS_PACKAGE = "import sys; sys.modules['modeling_asymvlm'] = None\n"
 
@@ -120,7 +128,7 @@ def run_example_isolated(example: str) -> str:
 
 
 def model_card(
-    results: dict[str, Any], *, model_name: str, location: str, published: bool = False, plot: str | None = None
+    results: dict[str, Any], *, model_name: str, location: str, published: bool = False, plots: Sequence[str] = ()
 ) -> str:
     """
     Model card with YAML metadata, as Markdown. What `results` does not hold is not claimed.
@@ -128,14 +136,17 @@ def model_card(
     Args:
         results (`dict`): as in `all_results.json`: `model` of [`model_facts`]; `test` of [`~report.evaluate_split`],
             with `time`; if known `training`, with any of `dataset`, `dataset_id` (its name on the Hub),
-            `num_images`, `num_captions`, `steps`, `epochs`, `machine`, `command` and `license` (of the weights, as the
-            Hub names it); and `example_output`, what [`usage_example`] printed.
+            `num_images`, `num_captions`, `command`, `license` (of the weights, as the Hub names it) and, all or none,
+            `steps`, `epochs`, `machine` and `time` (seconds of `features` and `training`); `evaluation`, with
+            `dataset`, `dataset_id` and `command`, where the figures are of a later evaluation on its own; and
+            `example_output`, what [`usage_example`] printed.
         model_name (`str`): title of the card.
         location (`str`): repository or folder of the model, for the example.
         published (`bool`, *optional*, defaults to `False`): whether the model's code lies there too.
-        plot (`str`, *optional*): file name of the reliability plot beside the card.
+        plots (`Sequence[str]`, *optional*): which files of `PLOTS` lie beside the card.
     """
     facts, test, training = results["model"], _with_nan(results["test"]), results.get("training", {})
+    evaluation = results.get("evaluation", training)
     direction = "learned" if facts["mean_direction"] == "learned" else "that of the backbone"
     sections = [
         f"# {model_name}",
@@ -146,20 +157,26 @@ def model_card(
         "## Use",
         *_use(results, location, published),
         "## Test results",
-        *_test_results(test, training, plot),
-        *_training(training, test.get("time", {})),
+        *_test_results(test, evaluation, plots),
+        *_training(training),
         "## Intended use and limits",
         _limits(facts),
         "## Citation",
         f"Ju et al., *Exploiting the asymmetric uncertainty structure of pre-trained VLMs on the unit hypersphere*, "
         f"NeurIPS 2025, {PAPER}.",
     ]
-    metadata = _metadata(facts, test, training, model_name)
+    metadata = _metadata(facts, test, training, evaluation, model_name)
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _metadata(facts: dict[str, Any], test: dict[str, Any], training: dict[str, Any], model_name: str) -> ModelCardData:
-    dataset, dataset_id = training.get("dataset"), training.get("dataset_id")
+def _metadata(
+    facts: dict[str, Any],
+    test: dict[str, Any],
+    training: dict[str, Any],
+    evaluation: dict[str, Any],
+    model_name: str,
+) -> ModelCardData:
+    dataset, dataset_id = evaluation.get("dataset"), evaluation.get("dataset_id")
     figures = [
         EvalResult(
             task_type=PIPELINE_TAG,
@@ -180,7 +197,7 @@ def _metadata(facts: dict[str, Any], test: dict[str, Any], training: dict[str, A
         tags=["asymvlm", "uncertainty", "image-text-retrieval"],
         base_model=facts["base_model"],
         base_model_relation="adapter" if facts["base_model"] else None,
-        datasets=[dataset_id] if dataset_id else None,
+        datasets=[training["dataset_id"]] if training.get("dataset_id") else None,
         model_name=model_name,
         metrics=["recall"],
         eval_results=figures,
@@ -207,10 +224,12 @@ def _use(results: dict[str, Any], location: str, published: bool) -> list[str]:
     return sections
 
 
-def _test_results(test: dict[str, Any], training: dict[str, Any], plot: str | None) -> list[str]:
-    source = f"{training['dataset']}: " if training.get("dataset") else ""
+def _test_results(test: dict[str, Any], evaluation: dict[str, Any], plots: Sequence[str]) -> list[str]:
+    source = f"{evaluation['dataset']}: " if evaluation.get("dataset") else ""
     sizes = f"{source}{test['num_images']} images, {test['num_captions']} captions."
-    command = f" Every figure was measured by\n\n```bash\n{training['command']}\n```" if "command" in training else ""
+    command = ""
+    if "command" in evaluation:
+        command = f" Every figure was measured by\n\n```bash\n{evaluation['command']}\n```"
     sections = [sizes + command, format_table(test)]
     if "uncertainty" in test:
         sections.append(
@@ -218,12 +237,20 @@ def _test_results(test: dict[str, Any], training: dict[str, Any], plot: str | No
             "of their straight-line fit. Queries are binned by the caption (text -> image) and by the retrieved "
             "caption (image -> text)."
         )
-        if plot:
-            sections.append(f"![R@1 against uncertainty level]({plot})")
-    return sections
+    if "posterior" in test:
+        sections.append(
+            "1/kappa says how ambiguous a text is, without a gallery; the posterior, the largest softmax(tau · "
+            "log-likelihood) over this gallery, whether this first result is right. AUROC: how often a wrong first "
+            "result is the less certain of a wrong and a right one. AURC: share of wrong first results, averaged over "
+            "all shares of queries that are answered, most certain first. ECE: mean difference between stated "
+            "probability and R@1 in equal-count bins; several captions of an image share its posterior. NLL: of the "
+            "right answer under the posterior. In square brackets, 95 % bootstrap intervals, "
+            f"{test['intervals']['num_resamples']} resamples of the images."
+        )
+    return sections + [f"![{PLOTS[name]}]({name})" for name in plots]
 
 
-def _training(training: dict[str, Any], seconds: dict[str, float]) -> list[str]:
+def _training(training: dict[str, Any]) -> list[str]:
     sentences = []
     if "num_captions" in training:
         sentences.append(
@@ -231,6 +258,7 @@ def _training(training: dict[str, Any], seconds: dict[str, float]) -> list[str]:
             f"{training['num_captions']} captions. Only the head was trained; the backbone is frozen."
         )
     if "steps" in training:
+        seconds = training["time"]
         sentences.append(
             f"Cost: {training['steps']} steps ({training['epochs']:g} epochs), {seconds['training']:.0f} s, after "
             f"{seconds['features']:.0f} s for the backbone's features, on {training['machine']}."
@@ -244,8 +272,9 @@ def _limits(facts: dict[str, Any]) -> str:
     return (
         "Retrieval, zero-shot classification, and ordering texts by how specific they are. 1/kappa says how "
         "unspecific a text is, compared with other texts of this model; it does not say whether a gallery holds a "
-        "match. kappa is ordinal: it is neither calibrated nor comparable between models. Texts unlike the training "
-        "captions, in language, length or topic, get an uncertainty that nothing has tested."
+        "match, nor does the posterior, which takes for granted that it does. kappa is ordinal: it is neither "
+        "calibrated nor comparable between models. Texts unlike the training captions, in language, length or topic, "
+        "get an uncertainty that nothing has tested."
     )
 
 
@@ -289,6 +318,8 @@ def _with_nan(value: Any) -> Any:
     """Undefined figures are null in JSON, which knows no NaN."""
     if isinstance(value, dict):
         return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
     return math.nan if value is None else value
 
 

@@ -21,7 +21,8 @@ from .weights import BACKBONE_PREFIX
 class AsymVLMTrainingArguments(TrainingArguments):
     """
     `TrainingArguments` with defaults for a head on frozen features: AdamW with a cosine schedule for a few epochs of
-    large batches, evaluated and saved every epoch, of which the best by validation loss is kept.
+    large batches, evaluated and saved every epoch, of which the best by validation loss is kept. `evaluate_only` says
+    whether `do_eval` was asked for without `do_train`.
     """
 
     _argument_group_name = "training"
@@ -57,6 +58,8 @@ class AsymVLMTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        # `TrainingArguments` sets do_eval by itself where there is an evaluation strategy.
+        self.evaluate_only = self.do_eval and not self.do_train
         super().__post_init__()
         for name in ("tile_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
             value = getattr(self, name)

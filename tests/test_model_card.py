@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.model_card import (
+    PLOTS,
     model_card,
     model_facts,
     read_results,
@@ -34,7 +35,10 @@ def results():
     facts = {"base_model": "tests/clip", "base_model_revision": "0123abc", "takes_features": False}
     return {
         "model": {**model_facts(model.config), **facts},
-        "test": {**evaluate_split(model, split), "time": {"features": 40.2, "training": 12.6, "evaluation": 1.0}},
+        "test": {
+            **evaluate_split(model, split, num_resamples=50),
+            "time": {"features": 40.2, "training": 12.6, "evaluation": 1.0},
+        },
         "training": {
             "dataset": "Some data",
             "dataset_id": "tests/some_data",
@@ -43,6 +47,7 @@ def results():
             "steps": 70,
             "epochs": 10.0,
             "machine": "a CPU with 3 cores",
+            "time": {"features": 40.2, "training": 12.6},
             "command": "accelerate launch train_asymvlm.py --seed 1",
             "license": "mit",
         },
@@ -51,7 +56,7 @@ def results():
 
 def make_card(results, **arguments) -> str:
     return model_card(
-        results, **{"model_name": "asymvlm-test", "location": "tests/head", "plot": "reliability.png", **arguments}
+        results, **{"model_name": "asymvlm-test", "location": "tests/head", "plots": ["reliability.png"], **arguments}
     )
 
 
@@ -73,25 +78,50 @@ def test_the_text_holds_the_table_the_command_the_cost_and_the_limits(results):
     assert format_table(results["test"]) in card
     assert "accelerate launch train_asymvlm.py --seed 1" in card
     assert "it does not say whether a gallery holds a match" in card
-    assert "![R@1 against uncertainty level](reliability.png)" in card
+    assert "![R@1 against uncertainty level](reliability.png)" in card and "calibration.png" not in card
+    assert "95 % bootstrap intervals, 50 resamples" in card
     assert "100 images with 500 captions" in card
     assert "70 steps (10 epochs), 13 s, after 40 s for the backbone's features, on a CPU with 3 cores" in card
     assert "`tests/clip` at commit `0123abc`" in card
 
 
 def test_what_is_not_known_is_not_claimed(results):
-    del results["test"]["uncertainty"], results["training"]
+    del results["test"]["uncertainty"], results["test"]["posterior"], results["training"]
     results["model"] |= {"base_model": None, "takes_features": True}
-    card = make_card(results, plot=None)
-    for word in ("license", "base_model", "reliability.png", "Spearman", "datasets:", "Cost", "Training", "prints"):
+    card = make_card(results, plots=[])
+    for word in (
+        "license",
+        "base_model",
+        "reliability.png",
+        "Spearman",
+        "AUROC",
+        "datasets:",
+        "Cost",
+        "Training",
+        "prints",
+    ):
         assert word not in card, word
     assert "model(text_features=text_features)" in card and "processor(text" not in card
 
 
 def test_undefined_figures_in_a_file_are_undefined_in_the_card(results, tmp_path):
     results["test"]["uncertainty"]["text_to_image"]["spearman"] = None
+    results["test"]["intervals"]["posterior"]["text_to_image"]["auroc"] = [None, None]
     (tmp_path / "all_results.json").write_text(json.dumps(results))
     assert "undefined" in make_card(read_results(tmp_path / "all_results.json"))
+
+
+def test_figures_of_a_later_evaluation_name_its_data_and_command(results):
+    results["evaluation"] = {"dataset": "Other data", "dataset_id": None, "command": "train_asymvlm.py --do_eval"}
+    card = make_card(results)
+    assert (
+        "Other data: 15 images, 30 captions. Every figure was measured by\n\n```bash\ntrain_asymvlm.py --do_eval"
+        in card
+    )
+    assert "the training split of Some data" in card and "dataset_type" not in card
+    data = ModelCard(card).data
+    assert {figure.dataset_name for figure in data.eval_results} == {"Other data"}
+    assert data.datasets == ["tests/some_data"]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"test": []}', '{"test": {"retrieval": {}}}'])
@@ -131,7 +161,7 @@ def test_the_card_of_the_scenes_checkpoint_is_made_from_its_recorded_results(tmp
         read_results(SCENES / "all_results.json"),
         model_name="asymvlm",
         location="outputs/asymvlm",
-        plot="reliability.png",
+        plots=[name for name in PLOTS if (SCENES / name).is_file()],
     )
     write_model_card(tmp_path / "README.md", card)
     assert (tmp_path / "README.md").read_bytes() == (SCENES / "README.md").read_bytes()

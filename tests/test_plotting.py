@@ -11,8 +11,17 @@ matplotlib = pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure  # noqa: E402
 
-from modeling_asymvlm.evaluation import uncertainty_metrics  # noqa: E402
-from modeling_asymvlm.plotting import reliability_plot  # noqa: E402
+from modeling_asymvlm.evaluation import (  # noqa: E402
+    calibration_metrics,
+    risk_coverage_curve,
+    uncertainty_metrics,
+)
+from modeling_asymvlm.plotting import (  # noqa: E402
+    calibration_plot,
+    concentration_plot,
+    reliability_plot,
+    risk_coverage_plot,
+)
 
 
 def metrics(seed=0, num_queries=503, num_bins=10):
@@ -154,4 +163,84 @@ def test_bad_arguments_are_refused(tmp_path):
         reliability_plot({str(panel): metrics() for panel in range(5)}, tmp_path / "reliability.png")
     with pytest.raises(ValueError, match=r"reliability\.pdf.* must end in \.png"):
         reliability_plot({"panel": metrics()}, tmp_path / "reliability.pdf")
+    assert os.listdir(tmp_path) == []
+
+
+def queries(seed=0, count=300):
+    generator = np.random.default_rng(seed)
+    confidence = generator.random(count)
+    return confidence, generator.random(count) < confidence
+
+
+def test_risk_coverage_shows_every_curve_its_area_and_the_best_order(tmp_path, drawn):
+    confidence, correct = queries()
+    curves = {
+        "posterior, text_to_image": risk_coverage_curve(1 - confidence, correct, max_points=50),
+        "chance": risk_coverage_curve(np.ones(300), correct, max_points=50),
+        "other": risk_coverage_curve(1 - confidence, ~correct, max_points=50),
+    }
+    path = risk_coverage_plot(curves, tmp_path / "risk.png", title="A title")
+    read_png(path)
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "coverage: share of the 300 queries answered, most certain first (%)"
+    assert axes.get_ylabel() == "risk: first results that are wrong (%)"
+    labels = axes.get_legend_handles_labels()[1]
+    assert [label.partition(",")[0] for label in labels] == [
+        "posterior",
+        "best possible order",  # shared by the first two, whose first results are the same
+        "chance",
+        "other",
+        "best possible order",
+    ]
+    assert labels[0] == f"posterior, text → image, AURC {curves['posterior, text_to_image']['aurc']:.3f}"
+    line = axes.get_lines()[0]
+    np.testing.assert_allclose(line.get_ydata(), 100 * curves["posterior, text_to_image"]["risk"])
+    np.testing.assert_allclose(line.get_xdata(), 100 * curves["posterior, text_to_image"]["coverage"])
+
+
+def test_calibration_shows_every_bin_its_queries_and_the_diagonal(tmp_path, drawn):
+    confidence, correct = queries(1)
+    bins = calibration_metrics(confidence / 2, correct, num_bins=8)
+    read_png(
+        calibration_plot({"text_to_image": bins, "b": calibration_metrics(confidence, correct)}, tmp_path / "c.png")
+    )
+    (axes,) = drawn[0].axes
+    points = axes.collections[1]  # after the error bars of the first
+    np.testing.assert_allclose(
+        points.get_offsets(), 100 * np.column_stack([bins["bin_confidence"], bins["bin_accuracy"]])
+    )
+    labels = axes.get_legend_handles_labels()[1]
+    assert "perfect calibration" in labels and axes.get_xlim() == axes.get_ylim()
+    error = bins["expected_calibration_error"]
+    assert labels[0] == f"text → image, ECE {error:.3f}: 300 queries in 4 of 8 bins"
+    assert "(%)" in axes.get_xlabel() and "(%)" in axes.get_ylabel()
+
+
+def test_concentration_shows_medians_by_level_or_by_bins(tmp_path, drawn):
+    generator = np.random.default_rng(0)
+    level = generator.integers(0, 4, size=200)
+    concentration = np.exp(level + generator.normal(size=200))
+    concentration_plot({"vMF": concentration}, level, tmp_path / "a.png", label="attributes named")
+    concentration_plot(
+        {"vMF": concentration / 1000 + 5}, generator.random(200), tmp_path / "b.png", label="x", max_bins=7
+    )
+    first, second = (figure.axes[0] for figure in drawn)
+    medians = first.containers[0].lines[0]
+    np.testing.assert_array_equal(medians.get_xdata(), [0, 1, 2, 3])
+    np.testing.assert_allclose(medians.get_ydata(), [np.median(concentration[level == value]) for value in range(4)])
+    assert first.get_yscale() == "log" and second.get_yscale() == "linear"
+    assert first.get_xlabel() == "attributes named" and first.get_ylabel() == "concentration κ (no unit)"
+    assert "7 bins of 28–29" in second.get_legend().get_title().get_text()
+
+
+def test_bad_arguments_of_the_other_plots_are_refused(tmp_path):
+    for plot, name in ((risk_coverage_plot, "curves"), (calibration_plot, "bins")):
+        with pytest.raises(ValueError, match=f"`{name}` has 0 entries; it must have 1 to 7"):
+            plot({}, tmp_path / "a.png")
+        with pytest.raises(ValueError, match=r"must end in \.png"):
+            plot({"a": {}}, tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="`concentrations` has 8 entries"):
+        concentration_plot({str(place): [1.0] for place in range(8)}, [1.0], tmp_path / "a.png", label="x")
+    with pytest.raises(ValueError, match=r"`along` has shape \(2,\)"):
+        concentration_plot({"a": [1.0]}, [1.0, 2.0], tmp_path / "a.png", label="x")
     assert os.listdir(tmp_path) == []

@@ -60,8 +60,9 @@ def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, cap
     card = (folder / "README.md").read_text()
     assert "64 images with 128 captions" in card and "Cost: 1 steps (1 epochs)" in card
     assert str(tmp_path) not in card and str(tmp_path) not in json.dumps(results)
-    with Image.open(folder / "reliability.png") as plot:
-        assert plot.size[0] > 400
+    for name in ("reliability.png", "risk_coverage.png", "calibration.png"):
+        with Image.open(folder / name) as plot:
+            assert plot.size[0] > 400 and f"({name})" in card
 
 
 def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(backbone, tmp_path, capsys):
@@ -78,14 +79,66 @@ def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(bac
 
 
 def test_arguments_in_one_file_are_those_of_flags(store, tmp_path):
-    values = {"embeddings": str(store), "output_dir": str(tmp_path / "out"), "num_hidden_layers": 1, "do_eval": True}
+    values = {"embeddings": str(store), "output_dir": str(tmp_path / "out"), "num_hidden_layers": 1, "do_train": True}
     values |= {"lr_scheduler_kwargs": {"num_cycles": 0.5}, "save_strategy": "no", "load_best_model_at_end": False}
     for name, text in (("a.json", json.dumps(values)), ("a.yaml", "\n".join(f"{k}: {v}" for k, v in values.items()))):
         (tmp_path / name).write_text(text)
         model, data, training = train_asymvlm.parse_arguments([str(tmp_path / name)])
-        assert (model.num_hidden_layers, data.embeddings, training.do_eval) == (1, str(store), True)
+        assert (model.num_hidden_layers, data.embeddings, training.do_train) == (1, str(store), True)
+        assert not training.evaluate_only
         assert training.output_dir == values["output_dir"]
         assert training.lr_scheduler_kwargs == {"num_cycles": 0.5} and training.save_strategy == "no"
+
+
+def test_do_eval_alone_gives_the_figures_of_a_trained_head_and_trains_nothing(store, tmp_path, capsys):
+    trained, other = tmp_path / "trained", tmp_path / "other"
+    run("--embeddings", store, "--output_dir", trained, "--distribution", "vmf")
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    first = json.loads(before["all_results.json"])
+    evaluate = ["--do_eval", "--model_name_or_path", trained, "--embeddings", store, "--output_dir"]
+
+    capsys.readouterr()
+    run(*evaluate, other)
+    assert f"{first['test']['retrieval']['text_to_image_recall@1']:.4f}" in capsys.readouterr().out
+    results = json.loads((other / "all_results.json").read_text())
+    assert {**results["test"], "time": 0} == {**first["test"], "time": 0}
+    assert "training" not in results and str(tmp_path) not in json.dumps(results)
+    names = {"all_results.json", "reliability.png", "risk_coverage.png", "calibration.png"}
+    assert {path.name for path in other.iterdir()} == names
+    assert before == {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+
+    run(*evaluate, trained)  # in its own folder the card follows
+    card = (trained / "README.md").read_text()
+    assert "--do_eval" in card and "64 images with 128 captions" in card
+    assert (trained / "model.safetensors").read_bytes() == before["model.safetensors"]
+
+
+def test_do_eval_computes_the_features_of_pairs(backbone, tmp_path, capsys):
+    pictures = make_picture_folder(tmp_path / "pictures", 40)
+    data = ["--dataset_name_or_path", pictures]
+    run("--model_name_or_path", backbone, *data, "--output_dir", tmp_path / "out")
+    trained = capsys.readouterr().out.splitlines()
+    run("--do_eval", "--model_name_or_path", tmp_path / "out", *data, "--output_dir", tmp_path / "figures")
+    evaluated = capsys.readouterr().out.splitlines()
+    recalls = [[line for line in lines if "R@" in line] for lines in (trained, evaluated)]
+    assert recalls[0] == recalls[1] and len(recalls[0]) == 6
+    assert EmbeddingStore(tmp_path / "figures" / "test_embeddings").splits == ["test"]
+
+
+def test_do_eval_needs_a_trained_model_and_its_features(store, backbone, tmp_path, capsys):
+    out = ["--output_dir", tmp_path / "out"]
+    assert "needs a trained model: pass --model_name" in error_of(capsys, "--do_eval", "--embeddings", store, *out)
+    run("--embeddings", store, *out)
+    common = ["--do_eval", "--model_name_or_path", tmp_path / "out", "--output_dir", tmp_path / "figures"]
+    assert "is a head without a backbone" in mistake(*common, "--dataset_name_or_path", tmp_path)
+    assert "was trained with --distribution power_spherical, not vmf" in mistake(*common, "--distribution", "vmf")
+    narrow = EmbeddingStore.write(tmp_path / "narrow", {"test": make_pairs(1, 9, 9, dim=20).split}, {}).path
+    assert "are 20 wide, but" in mistake(*common, "--embeddings", narrow)
+    common[2] = backbone
+    assert "is a backbone; --do_eval without --do_train needs a trained model" in mistake(
+        *common, "--embeddings", store
+    )
+    assert not (tmp_path / "figures").exists()
 
 
 def error_of(capsys, *arguments) -> str:
@@ -236,5 +289,6 @@ def test_the_embedded_example_runs_offline_without_arguments_of_its_own(tmp_path
     assert result.returncode == 0, result.stderr
     assert "Test split: 2000 images, 2000 captions" in result.stdout
     assert "rank correlation of 1/kappa with the true ambiguity" in result.stdout
+    assert "posterior of the first image, text -> image" in result.stdout
     assert (tmp_path / "out" / "reliability.png").exists()
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer is not None

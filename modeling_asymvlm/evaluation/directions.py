@@ -76,12 +76,15 @@ def posterior_metrics(
     Args:
         posterior: from [`retrieval_posterior`].
         ranks: from [`rank_both_ways`], of the same scores.
-        num_bins (`int`, defaults to 10): number of levels, and of calibration bins of equal width.
+        num_bins (`int`, defaults to 10): number of levels, and of calibration bins, which hold equal numbers of
+            queries as well: where R@1 is low, most posteriors would fall into one bin of equal width.
 
     Returns:
         `text_to_image` and `image_to_text`, each with [`confidence_metrics`] of 1 - posterior of the first result;
         `negative_log_likelihood`, the mean of `-own_log_probability` in nats; and `calibration`, as
-        [`calibration_metrics`] gives it.
+        [`calibration_metrics`] gives it. An image shares its posterior among its own captions: with several of them
+        the posterior of the first is too low by construction, and its calibration says little; its order does not
+        suffer.
 
     Raises:
         ValueError: if the numbers of queries disagree, and as [`confidence_metrics`].
@@ -95,7 +98,7 @@ def posterior_metrics(
         metrics[direction] = {
             **confidence_metrics(1 - confidence, correct, num_bins=num_bins),
             "negative_log_likelihood": float(-of_queries.own_log_probability.mean()),
-            "calibration": calibration_metrics(confidence, correct, num_bins=num_bins),
+            "calibration": calibration_metrics(confidence, correct, num_bins=num_bins, strategy="quantile"),
         }
     return metrics
 

@@ -58,7 +58,7 @@ def specificity_correlation(
     return {
         "mean_group_spearman": float(np.mean(defined)) if defined else float("nan"),
         "ordered_share": float(np.mean(ordered)),
-        "pair_accuracy": right / pairs,
+        "pair_accuracy": float(right / pairs),
         "overall_spearman": spearman(concentration, level),
         "num_groups": len(names),
         "num_constant_groups": len(correlations) - len(defined),

@@ -1,0 +1,88 @@
+"""What a run leaves beside the model: its figures, plots and card, and the record of where they come from."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_matplotlib_available
+
+from .data import EmbeddingSplit
+from .model_card import PLOTS, model_card, run_example, usage_example, write_model_card, write_results
+
+
+def data_record(dataset_name_or_path: str | None, embeddings: str | None, arguments: list[str]) -> dict[str, Any]:
+    """Which data a run saw, and its command, without folders of this machine; the generated Scenes by default."""
+    source = dataset_name_or_path or embeddings
+    on_the_hub = dataset_name_or_path is not None and not Path(dataset_name_or_path).exists()
+    return {
+        "dataset": "Scenes (generated)" if source is None else Path(source).stem,
+        "dataset_id": dataset_name_or_path if on_the_hub else None,
+        "command": shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(without_folder, arguments)]),
+    }
+
+
+def training_record(
+    data: dict[str, Any], training: TrainingArguments, train: EmbeddingSplit, steps: int, time: dict[str, float]
+) -> dict[str, Any]:
+    """
+    What was trained on, with which command and at what cost, for the model card; `data` of [`data_record`], `time` in
+    seconds of `features` and `training`.
+    """
+    is_cuda = training.device.type == "cuda"
+    return {
+        **data,
+        "num_images": len(train.image_ids),
+        "num_captions": len(train.captions),
+        "steps": steps,
+        "epochs": training.num_train_epochs,
+        "machine": torch.cuda.get_device_name() if is_cuda else f"a CPU with {os.cpu_count()} cores",
+        "time": time,
+        "license": "apache-2.0" if data["dataset"] == "Scenes (generated)" else None,
+    }
+
+
+def save_figures(folder: Path, results: dict[str, Any]) -> None:
+    """Writes `all_results.json` and the plots of its entry `test`, of [`~report.evaluate_split`], into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PLOTS:
+        (folder / name).unlink(missing_ok=True)
+    test = results["test"]
+    if "posterior" in test and is_matplotlib_available():
+        from .plotting import calibration_plot, reliability_plot, risk_coverage_plot
+
+        panels = {f"1/kappa, {name}": metrics for name, metrics in test.get("uncertainty", {}).items()}
+        directions = {name: test["posterior"][name] for name in ("text_to_image", "image_to_text")}
+        panels |= {f"posterior, {name}": metrics for name, metrics in directions.items()}
+        reliability_plot(panels, folder / "reliability.png", title="R@1 against uncertainty level, test split")
+        names = {"uncertainty": "1/kappa", "posterior": "posterior"}
+        roles = test["risk_coverage"].items()
+        curves = {f"{names[role]}, {name}": curve for role, of_role in roles for name, curve in of_role.items()}
+        risk_coverage_plot(curves, folder / "risk_coverage.png", title="Risk against coverage, test split")
+        calibration = {name: metrics["calibration"] for name, metrics in directions.items()}
+        title = "Is the retrieval posterior a probability? Test split"
+        calibration_plot(calibration, folder / "calibration.png", title=title)
+    elif "posterior" in test:
+        print("No plots: matplotlib is not installed (extra `plots`).")
+    write_results(folder / "all_results.json", results)
+
+
+def save_card(folder: Path, results: dict[str, Any]) -> None:
+    """Writes the model card beside the model, whose example is executed, and completes `all_results.json` with it."""
+    results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
+    write_results(folder / "all_results.json", results)
+    card = model_card(
+        results,
+        model_name=folder.resolve().name,
+        location=without_folder(str(folder)),
+        plots=[name for name in PLOTS if (folder / name).is_file()],
+    )
+    write_model_card(folder / "README.md", card)
+
+
+def without_folder(argument: str) -> str:
+    """A card is for others: of a path on this machine it gives the last part."""
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
