@@ -95,6 +95,7 @@ def run(
 
 def report(runs: Runs, test: EmbeddingSplit, options: argparse.Namespace, captions: int, has_oracle: bool) -> None:
     """Writes and prints the tables, and draws the figures."""
+    runs = {method: runs[method] for method in METHODS if method in runs}
     labels = {method: METHODS[method].label for method in runs}
     tables = {
         "The text alone: does its uncertainty foretell the result?": rows_of_text_alone(runs, labels),

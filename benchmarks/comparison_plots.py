@@ -18,7 +18,6 @@ COLOURS = ("#000000", "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#0072B2", "#D
 MARKERS = "ov^<>sDP*"
 
 MIN_COVERAGE = 1  # %, below which a risk is that of a few texts
-MIN_QUERIES = 20  # in a bin of calibration, for the same reason
 CHANCE_STYLE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 
 
@@ -49,7 +48,7 @@ def draw(runs: Runs, labels: dict[str, str], columns: dict[str, np.ndarray], fol
     for column in ("ambiguity", "level"):
         if column in columns and concentrations:
             file = folder / f"concentration_by_{column}.png"
-            files.append(_concentration(concentrations, labels, columns[column], column, file, name))
+            files.append(_concentration(concentrations, styles, columns[column], column, file, name))
     return files
 
 
@@ -107,21 +106,18 @@ def _reliability(runs: Runs, styles: dict[str, Any], file: Path, name: str) -> P
         axes.axline((0, 0), slope=1, label="perfect calibration", **CHANCE_STYLE)
         for method, records in runs.items():
             bins = records[0]["given_gallery"][FITTED_POSTERIOR][direction]["calibration"]
-            shown = np.asarray(bins["bin_count"]) >= MIN_QUERIES
-            confidence, accuracy = (100 * np.asarray(bins[name])[shown] for name in ("bin_confidence", "bin_accuracy"))
+            confidence, accuracy = 100 * np.asarray(bins["bin_confidence"]), 100 * np.asarray(bins["bin_accuracy"])
             axes.plot(confidence, accuracy, linewidth=1.2, markersize=4, **styles[method])
-        axes.set(title=title)
-        axes.set_xlabel(
-            f"posterior of the first result (%), {NUM_BINS} bins of equal width, of {MIN_QUERIES}+ queries"
-        )
-        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.set(title=title, xlabel=f"posterior of the first result (%), {NUM_BINS} bins of equal count")
+        axes.set_xlim(left=0)
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("first results that are right (%)")
     return _finish(figure, panels, file, f"{name}: reliability of the posterior, scale fitted on validation, one seed")
 
 
 def _concentration(
     concentrations: dict[str, list[float]],
-    labels: dict[str, str],
+    styles: dict[str, Any],
     values: np.ndarray,
     column: str,
     file: Path,
@@ -129,20 +125,20 @@ def _concentration(
 ) -> Path:
     figure, panels = _panels(len(concentrations), share=False)
     groups = np.unique(values)
-    for axes, (method, kappa), colour in zip(panels, concentrations.items(), COLOURS, strict=False):
+    for axes, (method, kappa) in zip(panels, concentrations.items(), strict=True):
         by_group = [np.asarray(kappa)[values == group] for group in groups]
         low, median, high = (np.array([np.quantile(each, share) for each in by_group]) for share in (0.05, 0.5, 0.95))
         axes.errorbar(
             groups,
             median,
             yerr=(median - low, high - median),
-            color=colour,
-            marker="o",
+            color=styles[method]["color"],
+            marker=styles[method]["marker"],
             markersize=4,
             linestyle="none",
             capsize=2,
         )
-        axes.set(title=labels[method])
+        axes.set(title=styles[method]["label"])
         axes.set_xlabel(
             "true ambiguity: ln(number of scenes)" if column == "ambiguity" else "level (0 = most general caption)"
         )

@@ -44,7 +44,7 @@ class Method(nn.Module):
         """The predictions for a split, in evaluation mode and on the CPU."""
         raise NotImplementedError
 
-    def _device(self) -> Any:
+    def _device(self) -> torch.device:
         return next(self.parameters()).device
 
 
