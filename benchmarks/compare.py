@@ -50,7 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     splits = {name: store.split(name) for name in SPLITS}
     METHODS["cosine"].settings["logit_scale"] = backbone_logit_scale
 
-    state = {"store": _digest(store.path), "code": _digest(BASELINES, REPOSITORY / "modeling_asymvlm")}
+    state = {
+        "store": _digest(store.path),
+        "code": _digest(BASELINES, REPOSITORY / "modeling_asymvlm"),
+        "oracle": oracle is not None,
+    }
     planned = [
         (method, seed)
         for method in options.methods
