@@ -16,7 +16,7 @@ from .gaussian import perceptron
 from .protocol import Method, Predictions, by_blocks
 
 
-MIN_VARIANCE = 1e-6  # a thousandth of a unit vector's: bounds the score where both variances vanish
+MIN_VARIANCE = 1e-6  # far below the 1 / dim of a unit vector: bounds the score where both variances vanish
 BLOCK_SIZE = 2  # texts whose differences from all images are held at a time: they should fit the processor's cache
 
 
