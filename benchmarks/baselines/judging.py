@@ -1,0 +1,210 @@
+"""The figures of a method on the test split: every confidence in both roles, with the metrics of the package.
+
+*The text alone*: an uncertainty that needs no gallery; how ambiguous is the text? *Given the gallery*: a confidence of
+the first result; is it right? Both are judged by whether the first result is the query's own counterpart.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_asymvlm.data import EmbeddingSplit
+from modeling_asymvlm.evaluation import (
+    QueryPosteriors,
+    RetrievalRanks,
+    bootstrap_intervals,
+    confidence_metrics,
+    fit_logit_scale,
+    median_rank,
+    oracle_metrics,
+    posterior_metrics,
+    rank_both_ways,
+    rank_correlation,
+    recall_at_k,
+    retrieval_posterior,
+    retrieval_uncertainty_metrics,
+    risk_coverage_curve,
+    specificity_correlation,
+    uncertainty_metrics,
+)
+
+from .protocol import Predictions
+
+
+NUM_BINS = 10
+NUM_RESAMPLES = 200
+CURVE_POINTS = 200
+DIRECTIONS = ("text_to_image", "image_to_text")
+FITTED_POSTERIOR = "posterior, fitted scale"
+
+# Probability of each pair to belong together, text->image and image->text, where the data tell it.
+Oracle = tuple[np.ndarray, np.ndarray]
+
+
+def judge(
+    validation: Predictions,
+    test: Predictions,
+    validation_split: EmbeddingSplit,
+    test_split: EmbeddingSplit,
+    oracle: Oracle | None = None,
+) -> dict[str, Any]:
+    """
+    All figures of a method as JSON-ready numbers. The scale of the posterior is fitted on the validation split, for
+    each direction by itself.
+
+    Returns:
+        `retrieval`; `text_alone` and `given_gallery`, by confidence and direction; `scales`; `rank_correlation` of
+        each confidence with the true ambiguity and `specificity` with the captions' levels, where known; `curves` of
+        risk and coverage, text->image; `intervals`, of 95 % by bootstrap over images; `oracle` where there is one; and
+        `concentration`, one a caption, where there is one.
+    """
+    index = test_split.text_image_index
+    ranks = rank_both_ways(test.scores, index)
+    text_alone = {
+        name: _text_alone(ranks, test.text_uncertainty.get(name), test.image_uncertainty.get(name))
+        for name in dict.fromkeys([*test.text_uncertainty, *test.image_uncertainty])
+    }
+    scales = {
+        direction: fit_logit_scale(validation.scores, validation_split.text_image_index, direction=direction)
+        for direction in DIRECTIONS
+    }
+    given_gallery, per_text = _given_gallery(ranks, test, index, scales)
+    record = {
+        "retrieval": {**recall_at_k(ranks), **median_rank(ranks)},
+        "text_alone": text_alone,
+        "given_gallery": given_gallery,
+        "scales": {**scales, "own": test.logit_scale},
+        "intervals": _intervals(ranks, test, per_text[FITTED_POSTERIOR], index),
+    }
+    hit = ranks.text_to_image_rank == 0
+    of_text = {**test.text_uncertainty, **per_text}
+    record["curves"] = {name: _curve(values, hit) for name, values in of_text.items()}
+    if "ambiguity" in test_split.columns:
+        ambiguity = test_split.columns["ambiguity"]
+        record["rank_correlation"] = {name: rank_correlation(values, ambiguity) for name, values in of_text.items()}
+    if "level" in test_split.columns:
+        record["specificity"] = {
+            name: specificity_correlation(-torch.as_tensor(values), test_split.columns["level"], index)
+            for name, values in of_text.items()
+        }
+    if test.concentration is not None:
+        record["concentration"] = _rounded(test.concentration)
+    if oracle is not None:
+        record["oracle"] = {
+            **oracle_metrics(ranks, *oracle),
+            "expected": {
+                name: _expected_trends(ranks, values, oracle) for name, values in test.text_uncertainty.items()
+            },
+        }
+    return record
+
+
+def _text_alone(ranks: RetrievalRanks, text: Any, image: Any) -> dict[str, Any]:
+    if text is not None:
+        return retrieval_uncertainty_metrics(ranks, text, image, num_bins=NUM_BINS)
+    image = np.asarray(image)
+    by_image = ranks.image_to_text_rank == 0
+    return {  # as the conventions of a method whose texts alone are uncertain, with the sides exchanged
+        "text_to_image_by_retrieved_image": confidence_metrics(
+            image[ranks.text_to_image_top], ranks.text_to_image_rank == 0, num_bins=NUM_BINS
+        ),
+        "image_to_text_by_image": confidence_metrics(image[ranks.image_queries], by_image, num_bins=NUM_BINS),
+    }
+
+
+def _given_gallery(
+    ranks: RetrievalRanks, test: Predictions, index: torch.Tensor, scales: dict[str, float]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metrics by confidence and direction, and the uncertainty of each text by every confidence."""
+    correct = {"text_to_image": ranks.text_to_image_rank == 0, "image_to_text": ranks.image_to_text_rank == 0}
+    metrics: dict[str, Any] = {}
+    per_text: dict[str, np.ndarray] = {}
+
+    def add(name: str, direction: str, uncertainty: np.ndarray) -> None:
+        judged = confidence_metrics(uncertainty, correct[direction], num_bins=NUM_BINS)
+        metrics.setdefault(name, {})[direction] = judged
+        if direction == "text_to_image":
+            per_text[name] = uncertainty
+
+    for direction in DIRECTIONS:
+        for kind, scale in (("fitted", scales[direction]), ("own", test.logit_scale)):
+            if scale is None:
+                continue
+            posterior = retrieval_posterior(test.scores, index, logit_scale=scale)
+            of_queries: QueryPosteriors = getattr(posterior, direction)
+            name = f"posterior, {kind} scale"
+            metrics.setdefault(name, {})[direction] = posterior_metrics(posterior, ranks, num_bins=NUM_BINS)[direction]
+            if direction == "text_to_image":
+                per_text[name] = 1 - of_queries.top_probability
+            add(f"entropy, {kind} scale", direction, of_queries.entropy)
+            if kind == "fitted":
+                add("top-1 score", direction, -of_queries.top_score)
+                add("top-1/top-2 margin", direction, -of_queries.score_margin)
+    return metrics, per_text
+
+
+def _intervals(
+    ranks: RetrievalRanks, test: Predictions, posterior: np.ndarray, index: torch.Tensor
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Bootstrap over images of what the tables show: by confidence, convention and figure."""
+    images = np.asarray(index)
+    hit, answered = ranks.text_to_image_rank == 0, ranks.image_to_text_rank == 0
+    intervals: dict[str, Any] = {
+        "R@1": {
+            "text_to_image": _bootstrap(lambda hit: {"recall": float(hit.mean())}, hit, clusters=images),
+            "image_to_text": _bootstrap(lambda hit: {"recall": float(hit.mean())}, answered, clusters=None),
+        },
+        FITTED_POSTERIOR: {"text_to_image": _bootstrap(_headline, posterior, hit, clusters=images)},
+    }
+    for name, values in test.text_uncertainty.items():
+        text = np.asarray(values)
+        intervals[name] = {
+            "text_to_image": _bootstrap(_headline, text, hit, clusters=images),
+            "image_to_text_by_retrieved_caption": _bootstrap(
+                _headline, text[ranks.image_to_text_top], answered, clusters=None
+            ),
+        }
+    for name, values in test.image_uncertainty.items():
+        own = np.asarray(values)[ranks.image_queries]
+        by_image = _bootstrap(_headline, own, answered, clusters=None)
+        intervals.setdefault(name, {})["image_to_text_by_image"] = by_image
+    return intervals
+
+
+def _bootstrap(statistic: Any, *arrays: np.ndarray, clusters: np.ndarray | None) -> Any:
+    return bootstrap_intervals(statistic, *arrays, clusters=clusters, num_resamples=NUM_RESAMPLES)
+
+
+def _headline(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    metrics = confidence_metrics(uncertainty, correct, num_bins=NUM_BINS)
+    return {name: metrics[name] for name in ("spearman", "r_squared", "aurc", "excess_aurc", "auroc")}
+
+
+def _curve(uncertainty: Any, correct: np.ndarray) -> dict[str, list[float]]:
+    curve = risk_coverage_curve(uncertainty, correct)
+    points = np.unique(np.linspace(0, len(curve["coverage"]) - 1, CURVE_POINTS).round().astype(int))
+    return {name: _rounded(np.asarray(curve[name])[points]) for name in ("coverage", "risk")}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _expected_trends(ranks: RetrievalRanks, uncertainty: Any, oracle: Oracle) -> dict[str, dict[str, float]]:
+    """S and R² of the probability of each first result to be right, in place of the hits of one draw."""
+    uncertainty = np.asarray(uncertainty)
+    queries = np.arange(len(uncertainty))
+    trends = {
+        "text_to_image": (uncertainty, oracle[0][queries, ranks.text_to_image_top]),
+        "image_to_text_by_retrieved_caption": (
+            uncertainty[ranks.image_to_text_top],
+            oracle[1][ranks.image_to_text_top, ranks.image_queries],
+        ),
+    }
+    return {
+        convention: {
+            name: uncertainty_metrics(*of_queries, num_bins=NUM_BINS)[name] for name in ("spearman", "r_squared")
+        }
+        for convention, of_queries in trends.items()
+    }
