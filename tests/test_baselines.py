@@ -264,7 +264,7 @@ def test_every_method_predicts(name, planted):
         "prolip",
         "probvlm",
         "vmf",
-        "ps-recommended",
+        "ps-small-data",
         "vmf-both-sides",
         "vmf-image-side",
         "vmf-unmasked",
