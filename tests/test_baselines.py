@@ -239,7 +239,7 @@ def fitted(name: str, splits: dict[str, EmbeddingSplit], **training):
     entry = METHODS[name]
     torch.manual_seed(0)
     small = {"hidden_size": 128} if "distribution" in entry.settings else {}
-    method = entry.build(splits["train"].dim, **entry.settings, **small)
+    method = entry.build(splits["train"].dim, **{**entry.settings, **small})
     settings = Training(**{"learning_rate": 3e-3, "num_epochs": 8, "batch_size": 128, **training})
     before = validation_loss(method, splits["validation"], settings.batch_size, "cpu")
     return method, train(method, splits, settings, seed=0), before
