@@ -74,6 +74,7 @@ class ContrastiveLoss(torch.autograd.Function):
         keeps = tile_size is None and num_rows * num_columns * images.element_size() <= LARGEST_KEPT_BYTES
         kept = images.new_empty(num_rows, num_columns) if keeps else None
 
+        repeated = _repeated(ids)
         row_lse, own = images.new_empty(num_rows), images.new_empty(num_rows)
         column_max = images.new_full((num_columns,), -torch.inf)
         column_sum = images.new_zeros(num_columns)
@@ -81,8 +82,7 @@ class ContrastiveLoss(torch.autograd.Function):
             products = _products(images[rows], vectors, scales, None if kept is None else kept[rows])
             logits = _logits(products, scales, biases)
             own[rows] = logits.diagonal(offset + rows.start)
-            if ids is not None:
-                _mask(logits, ids, offset + rows.start)
+            _mask(logits, ids, repeated, offset + rows.start)
             maximum = logits.amax(dim=1)
             row_lse[rows] = maximum + (logits - maximum[:, None]).exp_().sum(dim=1).log_()
             maximum = torch.maximum(column_max, logits.amax(dim=0))
@@ -98,14 +98,15 @@ class ContrastiveLoss(torch.autograd.Function):
             column_max = maximum
         column_lse = column_max + column_sum.log_()
 
-        ctx.save_for_backward(images, vectors, scales, biases, ids, row_lse, column_lse, kept)
+        ctx.save_for_backward(images, vectors, scales, biases, ids, repeated, row_lse, column_lse, kept)
         return ((row_lse + column_lse[offset : offset + num_rows]) / 2 - own).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        images, vectors, scales, biases, ids, row_lse, column_lse, kept = ctx.saved_tensors
-        image_gradient = torch.empty_like(images)
+        images, vectors, scales, biases, ids, repeated, row_lse, column_lse, kept = ctx.saved_tensors
+        # Cached image features are constants: their product is left out.
+        image_gradient = torch.empty_like(images) if ctx.needs_input_grad[0] else None
         vector_gradient = torch.zeros_like(vectors)
         scale_gradient = None if scales is None else torch.zeros_like(scales)
         bias_gradient = None if biases is None else torch.zeros_like(biases)
@@ -114,8 +115,7 @@ class ContrastiveLoss(torch.autograd.Function):
             tile, start = images[rows], ctx.offset + rows.start
             products = _products(tile, vectors, scales) if kept is None else kept[rows]
             logits = _logits(products, scales, biases)
-            if ids is not None:
-                _mask(logits, ids, start)
+            _mask(logits, ids, repeated, start)
             share = (logits - row_lse[rows, None]).exp_()
             share += logits.sub_(column_lse).exp_()
             share.diagonal(start).sub_(2)
@@ -125,7 +125,8 @@ class ContrastiveLoss(torch.autograd.Function):
             if scale_gradient is not None:
                 scale_gradient += torch.linalg.vecdot(share, products.log1p(), dim=0)
                 share.mul_(scales).div_(products + 1).masked_fill_(products <= LOWEST_COSINE, 0.0)
-            torch.mm(share, vectors, out=image_gradient[rows])
+            if image_gradient is not None:
+                torch.mm(share, vectors, out=image_gradient[rows])
             vector_gradient.addmm_(share.T, tile)
         return image_gradient, vector_gradient, scale_gradient, bias_gradient, None, None, None, None
 
@@ -151,8 +152,23 @@ def _logits(products: torch.Tensor, scales: torch.Tensor | None, biases: torch.T
     return products.clone() if biases is None else products + biases
 
 
-def _mask(logits: torch.Tensor, ids: torch.Tensor, start: int) -> None:
-    """Sets the logits of other texts of a row's image to -inf; the own text of the first row is in column `start`."""
-    same = ids[start : start + len(logits), None] == ids
-    same.diagonal(start).fill_(False)
-    logits.masked_fill_(same, -torch.inf)
+def _repeated(ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Which ids stand more than once; `None` where none does."""
+    if ids is None:
+        return None
+    _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+    repeated = counts[inverse] > 1
+    return repeated if repeated.any() else None
+
+
+def _mask(logits: torch.Tensor, ids: torch.Tensor | None, repeated: torch.Tensor | None, start: int) -> None:
+    """
+    Sets the logits of other texts of a row's image to -inf; the own text of the first row is in column `start`. Only
+    rows whose id stands more than once are compared, in large data a few in a hundred.
+    """
+    if ids is None or repeated is None:
+        return
+    rows = repeated[start : start + len(logits)].nonzero()[:, 0]
+    same = ids[start + rows, None] == ids
+    same[torch.arange(len(rows), device=rows.device), start + rows] = False
+    logits[rows] = logits[rows].masked_fill_(same, -torch.inf)
