@@ -141,7 +141,9 @@ def run_build(arguments: argparse.Namespace) -> None:
         ["part", "seconds", "pairs/s"],
         [[name, f"{value:.3f}", f"{source.num_captions / value:.0f}"] for name, value in median.items()],
     )
-    print(f"build / forward: {np.median(ratios):.3f} (from {ratios.min():.3f} to {ratios.max():.3f})")
+    print(f"build / forward: {np.median(ratios):.2f} (from {ratios.min():.2f} to {ratios.max():.2f})")
+    ratios = np.divide(times["build"], np.add(times["forward"], times["prepare"]))
+    print(f"build / (forward + decoding and tokenising): {np.median(ratios):.2f}")
 
 
 def run_kills(arguments: argparse.Namespace) -> None:
