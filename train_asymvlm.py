@@ -237,7 +237,7 @@ def check_resumption(model: ModelArguments, checkpoint: Path, folder: Path) -> N
         raise ValueError(f"--resume_from_checkpoint: {str(checkpoint)!r} is not the folder of a checkpoint.")
     if checkpoint.resolve().parent != folder.resolve():
         raise ValueError(f"--resume_from_checkpoint {str(checkpoint)!r} is not in --output_dir {str(folder)!r}.")
-    saved = json.loads((checkpoint / "config.json").read_text())
+    saved = AsymVLMConfig(projection_dim=2).to_dict() | json.loads((checkpoint / "config.json").read_text())
     for name, value in model.head_kwargs().items():
         if saved[name] != value:
             raise ValueError(f"the checkpoint was trained with --{name} {saved[name]}, not {value}.")

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 import transformers
+from torch.utils.data import Dataset
 from transformers import AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
@@ -46,6 +47,19 @@ def machine(device: str = "cpu") -> str:
     except (OSError, StopIteration):
         pass
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+class OneItemAtATime(Dataset):
+    """The reference's way to read cached features."""
+
+    def __init__(self, split: EmbeddingSplit):
+        self.texts, self.images, self.index = split.text_features[:], split.image_features[:], split.text_image_index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return {"text_features": self.texts[row], "image_features": self.images[self.index[row]]}
 
 
 def finish(device: str) -> None:

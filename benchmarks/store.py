@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, machine, print_table
+from common import REPOSITORY, OneItemAtATime, machine, print_table
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoProcessor, CLIPConfig, CLIPModel
 
 from modeling_asymvlm import AsymVLMModel
@@ -223,19 +223,6 @@ def memory() -> dict[str, float]:
     return {label: int(re.findall(rf"{name}:\s+(\d+)", status)[0]) / 1e3 for name, label in names.items()}
 
 
-class PerItem(Dataset):
-    """A pair at a time from tensors in memory, as the reference recipe reads its cache."""
-
-    def __init__(self, split: EmbeddingSplit):
-        self.text, self.image, self.index = split.text_features[:], split.image_features[:], split.text_image_index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        return {"text_features": self.text[row], "image_features": self.image[self.index[row]]}
-
-
 def read_all(pairs: FeaturePairs, batches: list[torch.Tensor]) -> None:
     """One pass, in which no batch outlives the next."""
     for rows in batches:
@@ -278,7 +265,7 @@ def run_read(arguments: argparse.Namespace) -> None:
                 activation.T @ gradient
                 gradient = gradient @ weight.T
 
-        per_item = iter(DataLoader(PerItem(pairs.split), batch_size=BATCH, shuffle=True))
+        per_item = iter(DataLoader(OneItemAtATime(pairs.split), batch_size=BATCH, shuffle=True))
         times: dict[str, list[float]] = {"a batch from the store": [], "reference: item by item": [], "products": []}
         for turn in range(arguments.repeats + 1):
             calls = (lambda turn=turn: pairs.__getitems__(first_pass[turn]), lambda: next(per_item), products)

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import REPOSITORY, finish, machine, print_table
+from common import REPOSITORY, OneItemAtATime, finish, machine, print_table
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
@@ -48,19 +48,6 @@ def generated_split(num_images: int, dim: int) -> EmbeddingSplit:
     texts = images[index] + torch.randn(5 * num_images, dim, generator=generator)
     names = [f"image-{row}" for row in range(num_images)]
     return EmbeddingSplit(names, images, [f"caption {row}" for row in range(len(index))], texts, index)
-
-
-class OneItemAtATime(Dataset):
-    """The reference's way to read cached features."""
-
-    def __init__(self, split: EmbeddingSplit):
-        self.texts, self.images, self.index = split.text_features[:], split.image_features[:], split.text_image_index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        return {"text_features": self.texts[row], "image_features": self.images[self.index[row]]}
 
 
 class ReferenceLoop:

@@ -3,21 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from test_data import make_split
 from torch.utils.data import DataLoader
 
 from modeling_asymvlm.batches import FeaturePairs, GlobalOrder
-from modeling_asymvlm.data import EmbeddingSplit
-
-
-def make_split(seed: int, images: int = 5, texts: int = 12, dim: int = 6) -> EmbeddingSplit:
-    generator = torch.Generator().manual_seed(seed)
-    return EmbeddingSplit(
-        image_ids=[f"image-{row}" for row in range(images)],
-        image_features=torch.randn(images, dim, generator=generator),
-        captions=[f"caption {row}" for row in range(texts)],
-        text_features=torch.randn(texts, dim, generator=generator),
-        text_image_index=torch.randint(images, (texts,), generator=generator),
-    )
 
 
 def test_a_batch_holds_matching_rows():
