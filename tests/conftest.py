@@ -7,6 +7,8 @@ from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers, and the processes they start, share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets  # noqa: E402
 import pytest  # noqa: E402
@@ -26,9 +28,6 @@ from transformers import (  # noqa: E402
     SiglipModel,
 )
 
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)
