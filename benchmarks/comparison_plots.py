@@ -1,7 +1,5 @@
 """The figures of a comparison, from the figures of its runs. Curves are means over seeds."""
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,8 @@ from comparison_tables import Runs
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from modeling_asymvlm.plotting import write_png
 
 
 # Okabe and Ito's palette, told apart under every common colour-vision deficiency, and by marker in grey.
@@ -167,11 +167,4 @@ def _finish(figure: Figure, panels: list[Axes], file: Path, title: str, legend: 
         if legend:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)
     figure.suptitle(title)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+    return write_png(figure, file)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
+from small_data import EVERY_SPECIFICITY
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit
@@ -29,9 +30,6 @@ from modeling_asymvlm.evaluation import (
 )
 from modeling_asymvlm.objective import pair_scores
 
-
-# The head and the training that reach the best possible R@1 most nearly; docs/small_data.md says what was tried.
-RECOMMENDED = {"input_dropout_prob": 0.2}, {"num_train_epochs": 20}
 
 sys.path.insert(0, str(SCENES))
 
@@ -110,7 +108,10 @@ def main() -> None:
     heads: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         name: ({"distribution": name}, {}) for name in ("deterministic", "vmf", "power_spherical")
     }
-    heads["power_spherical, recommended"] = ({"distribution": "power_spherical", **RECOMMENDED[0]}, RECOMMENDED[1])
+    heads["power_spherical, recommended"] = (
+        {"distribution": "power_spherical", **EVERY_SPECIFICITY[0]},
+        EVERY_SPECIFICITY[1],
+    )
     for name, (config, training) in heads.items():
         runs = []
         for seed in arguments.seeds:

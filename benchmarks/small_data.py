@@ -45,6 +45,9 @@ RECOMMENDED: tuple[dict, dict] = (
     {"learning_rate": 2e-3, "num_train_epochs": 20},
 )
 
+# For captions of every degree of specificity, as on Scenes; docs/small_data.md says what was tried.
+EVERY_SPECIFICITY: tuple[dict, dict] = {"input_dropout_prob": 0.2}, {"num_train_epochs": 20}
+
 # The head and the training of each setting, as they differ from the defaults.
 SETTINGS: dict[str, tuple[dict, dict]] = {
     "defaults (direction learned)": ({}, {}),

@@ -18,9 +18,9 @@ def sha256_of(file: Path) -> str:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Renames a finished file to its lasting name, once its content is on the disk."""
-    _flush_to_disk(source)
+    flush_to_disk(source)
     source.replace(target)
-    _flush_to_disk(target.parent)
+    flush_to_disk(target.parent)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -40,7 +40,7 @@ def replace_folder(finished: Path, path: Path) -> None:
     if path.exists():
         path.rename(old)
     finished.rename(path)
-    _flush_to_disk(path.parent)
+    flush_to_disk(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -53,7 +53,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
     with contextlib.suppress(PermissionError):  # Windows does not open folders
         descriptor = os.open(path, os.O_RDONLY)
         try:

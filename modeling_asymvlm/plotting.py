@@ -58,7 +58,7 @@ def reliability_plot(
     top = max(float(np.add(*_recall_percent(metrics)).max()) for metrics in bins.values())
     panels[0].set_ylim(-0.03 * max(top, 1), 1.08 * max(top, 1))  # so that no marker is cut, not even at 0
     panels[0].set_ylabel("R@1 (%)")
-    return _write_png(figure, path)
+    return write_png(figure, path)
 
 
 def _recall_percent(metrics: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +153,7 @@ def risk_coverage_plot(
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     _legend_below(axes)
-    return _write_png(figure, path)
+    return write_png(figure, path)
 
 
 def calibration_plot(
@@ -203,7 +203,7 @@ def calibration_plot(
     axes.set_ylim(-0.04 * top, 1.04 * top)
     axes.grid(alpha=0.3)
     _legend_below(axes, markerscale=0.6)
-    return _write_png(figure, path)
+    return write_png(figure, path)
 
 
 def concentration_plot(
@@ -265,7 +265,7 @@ def concentration_plot(
     axes.set_ylabel("concentration κ (no unit)")
     axes.grid(alpha=0.3)
     _legend_below(axes, title=f"median and middle half of the texts, {len(bins)} bins of {texts}")
-    return _write_png(figure, path)
+    return write_png(figure, path)
 
 
 def _png_path(path: str | os.PathLike[str]) -> Path:
@@ -307,7 +307,8 @@ def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
-def _write_png(figure: Figure, path: Path) -> Path:
+def write_png(figure: Figure, path: Path) -> Path:
+    """Writes a picture, whole or not at all, and returns its path. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from .batches import GlobalOrder
+from .durable_files import flush_to_disk
 from .interruption import SaveOnInterrupt
 from .objective import unified_loss
 from .remote_code import published
@@ -226,7 +227,8 @@ class AsymVLMTrainer(Trainer):
             }
             self.state.stateful_callbacks = states
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
-            _flush(unfinished)
+            for path in [*unfinished.rglob("*"), unfinished]:
+                flush_to_disk(path)
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that this one goes over again
             unfinished.rename(folder)
             rotate_checkpoints(
@@ -278,13 +280,3 @@ class AsymVLMTrainer(Trainer):
             self.processing_class.save_pretrained(output_dir)
         with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
             json.dump(self.args.to_sanitized_dict(), file, indent=2)
-
-
-def _flush(folder: Path) -> None:
-    """Waits until the files are on the disk, so that a name never stands for less than what was written."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -182,9 +182,8 @@ def _headline(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, float]:
 
 
 def _curve(uncertainty: Any, correct: np.ndarray) -> dict[str, list[float]]:
-    curve = risk_coverage_curve(uncertainty, correct)
-    points = np.unique(np.linspace(0, len(curve["coverage"]) - 1, CURVE_POINTS).round().astype(int))
-    return {name: _rounded(np.asarray(curve[name])[points]) for name in ("coverage", "risk")}
+    curve = risk_coverage_curve(uncertainty, correct, max_points=CURVE_POINTS)
+    return {name: _rounded(curve[name]) for name in ("coverage", "risk")}
 
 
 def _rounded(values: Any) -> list[float]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from small_data import EVERY_SPECIFICITY
 from small_data import RECOMMENDED as SMALL_DATA
 
 from .asymvlm import AsymVLM
@@ -44,7 +45,6 @@ class Entry:
 # As in AsymVLMTrainingArguments and the defaults of train_asymvlm.py.
 DEFAULT_HEAD = {"num_hidden_layers": 1}
 DEFAULT_TRAINING = {"learning_rate": 3e-3, "weight_decay": 1.0, "num_epochs": 10}
-SCENES_LIKE = {"input_dropout_prob": 0.2}, {"num_train_epochs": 20}
 
 
 def _asymvlm(label: str, distribution: str, ablation: bool = False, **settings: Any) -> Entry:
@@ -71,8 +71,8 @@ METHODS: dict[str, Entry] = {
     "ps": _asymvlm("AsymVLM PS", PS),
     "vmf-small-data": _recommended("AsymVLM vMF, for small data", VMF, SMALL_DATA),
     "ps-small-data": _recommended("AsymVLM PS, for small data", PS, SMALL_DATA),
-    "vmf-input-dropout": _recommended("AsymVLM vMF, input dropout", VMF, SCENES_LIKE),
-    "ps-input-dropout": _recommended("AsymVLM PS, input dropout", PS, SCENES_LIKE),
+    "vmf-input-dropout": _recommended("AsymVLM vMF, input dropout", VMF, EVERY_SPECIFICITY),
+    "ps-input-dropout": _recommended("AsymVLM PS, input dropout", PS, EVERY_SPECIFICITY),
     "pcmepp-no-pseudo": Entry(
         "PCME++, no pseudo-positives",
         PCMEPlusPlus,
