@@ -6,21 +6,22 @@ DIR is a folder of cached features with train, validation and test; the hierarch
 column `level`, 0 being the most general. Heads are chosen by validation loss; every figure is of the test split.
 AUROC and NLL are of the retrieval posterior softmax(tau * log-likelihood) over the images of the split: whether its
 largest value tells that the first result is right, and the nats it leaves to the caption's own image. The cosine's
-posterior takes the scale of lowest NLL on validation. The interval is the bootstrap's over image queries, of seed 0.
+posterior takes the scale of lowest NLL on validation. The interval is the bootstrap's over images, of the first seed.
 """
 
 import argparse
+from functools import partial
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from common import machine, mean_and_deviation, print_table, train_head
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import roc_auc_score
 
-from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.evaluation import rank_both_ways, uncertainty_metrics
+from modeling_asymvlm.evaluation import (
+    EmbeddingScores,
+    fit_logit_scale,
+    posterior_metrics,
+    rank_both_ways,
+    retrieval_posterior,
+)
 from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.pairs import SPLITS
 from modeling_asymvlm.report import evaluate_split
@@ -56,45 +57,18 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
 }
 
 
-@torch.no_grad()
-def split_scores(model: AsymVLMModel | None, split: EmbeddingSplit) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scores of shape (captions, images) and kappa of a head, or the cosine of the backbone's own features."""
-    texts, images = split.text_features[:], split.image_features[:]
-    if model is None:
-        return pair_scores(texts, images, distribution="deterministic"), None
-    output = model(text_features=texts)
-    return pair_scores(output.text_embeds, images, distribution=model.config.distribution), output.concentration
-
-
-def negative_log_likelihood(scores: torch.Tensor, scale: float, split: EmbeddingSplit) -> float:
-    return F.cross_entropy(scale * scores, split.text_image_index).item()
-
-
-def fitted_scale(scores: torch.Tensor, split: EmbeddingSplit) -> float:
-    """The scale of lowest negative log-likelihood, from 0.1 to 100."""
-    found = minimize_scalar(lambda scale: negative_log_likelihood(scores, scale, split), bounds=(0.1, 100))
-    return float(found.x)
-
-
-def posterior_figures(scores: torch.Tensor, scale: float, split: EmbeddingSplit) -> dict[str, float]:
-    """`auroc` and `nll` of the retrieval posterior text -> image; see the top of this file."""
-    right = scores.argmax(dim=1) == split.text_image_index
-    largest = (scale * scores).softmax(dim=1).amax(dim=1)
-    return {
-        "auroc": float(roc_auc_score(right, largest)),
-        "nll": negative_log_likelihood(scores, scale, split),
-    }
-
-
-def interval_of_spearman(scores: torch.Tensor, concentration: torch.Tensor, split: EmbeddingSplit) -> np.ndarray:
-    """The 95 % bootstrap interval over image queries of S image -> text, by the retrieved caption."""
-    ranks = rank_both_ways(scores, split.text_image_index)
-    uncertainty = 1 / concentration.numpy()[ranks.image_to_text_top]
-    right, generator = ranks.image_to_text_rank == 0, np.random.default_rng(0)
-    draws = [generator.integers(len(right), size=len(right)) for _ in range(1000)]
-    return np.nanquantile(
-        [uncertainty_metrics(uncertainty[draw], right[draw])["spearman"] for draw in draws], [0.025, 0.975]
+def cosine_figures(splits: dict[str, EmbeddingSplit]) -> dict[str, float]:
+    """`auroc` and `negative_log_likelihood` text -> image of the posterior that the backbone's own cosine gives."""
+    validation, test = (
+        EmbeddingScores(
+            split.text_features[:], split.image_features[:], partial(pair_scores, distribution="deterministic")
+        )
+        for split in (splits["validation"], splits["test"])
     )
+    scale = fit_logit_scale(validation, splits["validation"].text_image_index)
+    index = splits["test"].text_image_index
+    posterior = retrieval_posterior(test, index, logit_scale=scale)
+    return posterior_metrics(posterior, rank_both_ways(test, index))["text_to_image"]
 
 
 def main() -> None:
@@ -121,10 +95,7 @@ def main() -> None:
                 level = float("nan")
                 if hierarchy is not None:
                     level = evaluate_split(model, hierarchy)["specificity"]["mean_group_spearman"]
-                scores, concentration = split_scores(model, splits["test"])
-                posterior = posterior_figures(scores, model.logit_scale.item(), splits["test"])
-                interval = interval_of_spearman(scores, concentration, splits["test"])
-                runs.append({**figures, **test, **posterior, "interval": interval, "level": level})
+                runs.append({**figures, **test, "level": level})
             text, image = "text_to_image", "image_to_text_by_retrieved_caption"
             columns = [
                 ([run["retrieval"]["text_to_image_recall@1"] for run in runs], 4),
@@ -133,19 +104,18 @@ def main() -> None:
                 ([run["retrieval"]["image_to_text_recall@1"] for run in runs], 3),
                 ([run["uncertainty"][image]["spearman"] for run in runs], 2),
                 ([run["uncertainty"][image]["r_squared"] for run in runs], 2),
-                ([run["auroc"] for run in runs], 3),
-                ([run["nll"] for run in runs], 3),
+                ([run["posterior"][text]["auroc"] for run in runs], 3),
+                ([run["posterior"][text]["negative_log_likelihood"] for run in runs], 3),
                 ([run["level"] for run in runs], 2),
                 ([run["seconds"] for run in runs], 0),
             ]
             rows.append([f"{law}, {name}", *(mean_and_deviation(values, digits) for values, digits in columns)])
-            rows[-1][5] += " [{:.2f}, {:.2f}]".format(*runs[0]["interval"])
+            rows[-1][5] += " [{:.2f}, {:.2f}]".format(*runs[0]["intervals"]["uncertainty"][image]["spearman"])
             print(f"done: {rows[-1][0]}", flush=True)
     cosine = test["backbone_retrieval"]
     recalls = f"{cosine['text_to_image_recall@1']:.4f}", f"{cosine['image_to_text_recall@1']:.3f}"
-    scale = fitted_scale(split_scores(None, splits["validation"])[0], splits["validation"])
-    posterior = posterior_figures(split_scores(None, splits["test"])[0], scale, splits["test"])
-    posterior_cells = f"{posterior['auroc']:.3f}", f"{posterior['nll']:.3f}"
+    posterior = cosine_figures(splits)
+    posterior_cells = f"{posterior['auroc']:.3f}", f"{posterior['negative_log_likelihood']:.3f}"
     rows.append(["cosine of the backbone", recalls[0], "", "", recalls[1], "", "", *posterior_cells, "", ""])
     trends = ["S", "R²"]
     header = ["setting", "t->i R@1", *trends, "i->t R@1", *trends, "AUROC", "NLL", "rho(kappa, level)", "seconds"]
