@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from common import REPOSITORY, machine, print_table, scenes_features, train_head
 from scipy import stats
-from small_data import KEPT_DIRECTION
+from small_data import RECOMMENDED
 
 from modeling_asymvlm.conformal import ConformalSets, SelectiveAnswers
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
@@ -140,7 +140,7 @@ def main() -> None:
     else:
         store = EmbeddingStore(arguments.embeddings)
         splits = {name: store.split(name) for name in SPLITS}
-        config, training = KEPT_DIRECTION, {"learning_rate": 2e-3}
+        config, training = RECOMMENDED
     config = {"distribution": arguments.distribution, **config}
     model, _ = train_head(splits, seed=0, config=config, training=training)
     queries = make_queries(model, splits["test"])
