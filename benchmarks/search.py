@@ -155,6 +155,8 @@ def draw_growth(times: dict[int, dict[str, float]], num_queries: int, path: Path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from modeling_asymvlm.plotting import write_png
+
     figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -165,9 +167,7 @@ def draw_growth(times: dict[int, dict[str, float]], num_queries: int, path: Path
     axes.set_ylabel(f"milliseconds per image, {num_queries} images together")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    print(f"\nGrowth: {path}")
+    print(f"\nGrowth: {write_png(figure, path)}")
 
 
 def main() -> int:
