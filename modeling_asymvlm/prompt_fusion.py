@@ -11,9 +11,9 @@ probability distributions: a critique and an annotated bibliography", Statistica
 
 Natural parameters add: eta_class = sum_i eta_i / m. A prompt weighs by its concentration, so that a vague one loses
 its weight by itself, and for kappa_i -> 0 it changes nothing at all: n_eff is the effective number of prompts (Kish
-1965, "Survey sampling"), n for equal concentrations. rho is the correlation of what the prompts say: n equally correlated
-sources are worth n / (1 + (n - 1) rho) independent ones (Clemen & Winkler 1985, "Limits for the precision and value of
-information from dependent sources", Operations Research 33).
+1965, "Survey sampling"), n for equal concentrations. rho is the correlation of what the prompts say: n equally
+correlated sources are worth n / (1 + (n - 1) rho) independent ones (Clemen & Winkler 1985, "Limits for the precision
+and value of information from dependent sources", Operations Research 33).
 
 - rho = 0, independent prompts: the plain product, whose concentration grows with the number of prompts.
 - rho = 1, all prompts say the same: a prompt given twice counts once, and the concentration stays one that the model
