@@ -69,8 +69,9 @@ def fitted_scale(scores: torch.Tensor, labels: np.ndarray) -> tuple[float, float
     """The scale of lowest negative log-likelihood, from 0.001 to 1000, and that likelihood."""
     targets = torch.from_numpy(labels)
     found = minimize_scalar(
-        lambda log_scale: F.cross_entropy(np.exp(log_scale) * scores.double(), targets).item(),
+        lambda log_scale: F.cross_entropy(float(np.exp(log_scale)) * scores, targets).item(),
         bounds=(np.log(1e-3), np.log(1e3)),
+        options={"xatol": 1e-3},
     )
     return float(np.exp(found.x)), float(found.fun)
 
