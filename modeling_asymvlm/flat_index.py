@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 
 from .data import EmbeddingSplit
-from .index_files import head_fingerprint, part_of_split, read_index, split_fingerprint, write_index
+from .head_fingerprint import head_fingerprint
+from .index_files import part_of_split, read_index, split_fingerprint, write_index
 from .modeling_asymvlm import AsymVLMModel
 from .objective import check_choices
 

@@ -15,29 +15,16 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .data import EmbeddingSplit
-from .modeling_asymvlm import AsymVLMModel
 
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
 FORMAT = 1
 ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
 ROWS_AT_A_TIME = 8192
-
-
-def head_fingerprint(model: AsymVLMModel) -> str:
-    """SHA-256 of all that makes embeddings and scores of a model's features: its head, its temperature and its law."""
-    config = model.config
-    law = [config.distribution, config.normalizer, config.mean_direction, config.hidden_act]
-    digest = hashlib.sha256(json.dumps([*law, config.initial_concentration]).encode())
-    for name, tensor in sorted(model.text_head.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def split_fingerprint(split: EmbeddingSplit, kind: str) -> str:

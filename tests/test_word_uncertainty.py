@@ -5,7 +5,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.word_uncertainty import word_spans, word_uncertainty
+from modeling_asymvlm.word_uncertainty import word_uncertainty
+from modeling_asymvlm.words import word_spans
 
 
 @pytest.fixture
