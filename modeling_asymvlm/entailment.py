@@ -1,0 +1,170 @@
+"""Whether a specific text entails a general one, from the distributions of both.
+
+"a red circle at the top" entails "a circle": whatever the first describes, the second describes too. Two scores of a
+pair (a, b), both with a natural threshold, both of them not symmetric:
+
+**Divergence.** `KL(a ‖ uniform) - KL(a ‖ b) = E_a[ln p_b(z) - ln p_uniform(z)]`, the mean log-likelihood ratio of b
+over pictures that a describes, in nats. Above 0, b tells these pictures better than saying nothing does.
+
+**Inclusion.** The probability under a of the region of highest density of b that holds the share `level` of b, which is
+a cap, `{z : mu_b'z >= t}`, since both laws fall off from their mode. Entailed if the cap holds as much of a as of b.
+With rho = mu_a'mu_b and the cosine s = mu_a'z,
+
+    mu_b'z = rho s + sqrt(1 - rho^2) sqrt(1 - s^2) u,     (u + 1) / 2 ~ Beta((d-2)/2, (d-2)/2),
+
+where u is the first coordinate of a uniform direction in the d - 1 dimensions across mu_a, independent of s
+(Mardia & Jupp, "Directional Statistics", 2000, 9.3.1, the tangent-normal decomposition). So
+
+    P_a(mu_b'z >= t) = int f_a(s) P(u >= (t - rho s) / (sqrt(1 - rho^2) sqrt(1 - s^2))) ds,
+
+one integral of an incomplete beta function, by a Gauss-Legendre rule in the angle arccos s, whose density is
+proportional to `exp(kappa cos) sin^(d-2)` or `(1 + cos)^kappa sin^(d-2)`. Where kappa is well below d, this says
+`kappa_a rho >= kappa_b`, and the other score `kappa_a rho >= kappa_b / 2`.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.integrate import cumulative_simpson
+from scipy.special import betainc
+from torch.distributions import kl_divergence
+
+from .distributions import VonMisesFisher
+from .text_divergences import TextLaw
+
+
+METHODS = ("divergence", "inclusion")
+
+NUM_NODES = 256
+NUM_GRID_POINTS = 2049
+# Beyond this many standard deviations of the cosine, no more than exp(-20) of a law is left on either side.
+STANDARD_DEVIATIONS = 20
+PAIRS_AT_A_TIME = 4096
+
+
+def entails(specific: TextLaw, general: TextLaw, *, method: str = "inclusion", level: float = 0.9) -> torch.Tensor:
+    """
+    Whether texts entail others, by the natural threshold of a score; on a corpus at hand, a threshold on
+    [`entailment_score`] that is chosen on examples does better.
+
+    Args:
+        specific, general (`VonMisesFisher` or `PowerSpherical`):
+            Laws of [`~AsymVLMModel.get_text_distribution`], of one kind and dimension and of broadcastable batch
+            shapes.
+        method (`str`, *optional*, defaults to `"inclusion"`): `"inclusion"` or `"divergence"`.
+        level (`float`, *optional*, defaults to 0.9): for inclusion, the share of `general` in its region, in (0, 1).
+
+    Returns:
+        `torch.BoolTensor` of the broadcast batch shape.
+
+    Raises:
+        TypeError: for laws of two kinds.
+        ValueError: for another method, level or dimension.
+    """
+    return entailment_score(specific, general, method=method, level=level) >= (level if method == "inclusion" else 0)
+
+
+def entailment_score(
+    specific: TextLaw, general: TextLaw, *, method: str = "inclusion", level: float = 0.9
+) -> torch.Tensor:
+    """
+    How far texts entail others. Arguments and errors as for [`entails`].
+
+    Returns:
+        `torch.DoubleTensor` of the broadcast batch shape: a probability for `"inclusion"`, nats for `"divergence"`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    if type(specific) is not type(general):
+        raise TypeError(f"The laws must be of one kind, got {type(specific).__name__} and {type(general).__name__}.")
+    if method == "inclusion":
+        return inclusion_probability(specific, general, level=level)
+    specific, general = _in_float64(specific), _in_float64(general)
+    return specific._relative_entropy() - kl_divergence(specific, general)
+
+
+@torch.no_grad()
+def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float = 0.9) -> torch.Tensor:
+    """
+    The probability under `specific` of the smallest region that holds the share `level` of `general`; `level` itself
+    for equal laws. Within 1e-5 for dimensions from 8 on, and within 1e-3 in three dimensions.
+
+    Args:
+        specific, general (`VonMisesFisher` or `PowerSpherical`):
+            Of one kind and dimension d >= 3, and of broadcastable batch shapes.
+        level (`float`, *optional*, defaults to 0.9): in (0, 1).
+
+    Returns:
+        `torch.DoubleTensor` of the broadcast batch shape, on the CPU.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability and must lie between 0 and 1, got {level}.")
+    if specific.dim != general.dim or specific.dim < 3:
+        raise ValueError(
+            f"Inclusion is between laws on one sphere of dimension 3 or more, got {specific.dim} and {general.dim}."
+        )
+    shape = torch.broadcast_shapes(specific.batch_shape, general.batch_shape)
+    edges = _edge_of_region(_in_float64(general), level).expand(shape).reshape(-1)
+    specific, general = _in_float64(specific.expand(shape)), _in_float64(general.expand(shape))
+    cosines = 1 - specific.separation(general.loc).reshape(-1)
+    first = type(specific)(
+        specific.loc.reshape(-1, specific.dim), specific.concentration.reshape(-1), validate_args=False
+    )
+    parts = []
+    for start in range(0, len(edges), PAIRS_AT_A_TIME):
+        some = slice(start, start + PAIRS_AT_A_TIME)
+        law = type(first)(first.loc[some], first.concentration[some], validate_args=False)
+        parts.append(_probability_of_cap(law, cosines[some].numpy(), edges[some].numpy()))
+    return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0)).reshape(shape)
+
+
+def _in_float64(law: TextLaw) -> TextLaw:
+    return type(law)(
+        F.normalize(law.loc.cpu().double(), dim=-1), law.concentration.cpu().double(), validate_args=False
+    )
+
+
+def _range_of_angles(law: TextLaw) -> tuple[np.ndarray, np.ndarray]:
+    """Angles to the mean direction between which all of the law lies, each of shape `(*batch, 1)`."""
+    mean, reach = law.mean_resultant_length, STANDARD_DEVIATIONS * law._variances()[0].sqrt()
+    low, high = (mean + reach).clamp(max=1).arccos(), (mean - reach).clamp(min=-1).arccos()
+    return low.numpy()[..., None], high.numpy()[..., None]
+
+
+def _density_of_angle(law: TextLaw, angles: np.ndarray) -> np.ndarray:
+    """Up to a factor, at angles `(*batch, n)`."""
+    concentration = law.concentration.numpy()[..., None]
+    half = np.cos(angles / 2)
+    with np.errstate(divide="ignore"):
+        around = (law.dim - 2) * np.log(np.sin(angles))
+        if isinstance(law, VonMisesFisher):
+            logarithm = around - 2 * concentration * np.sin(angles / 2) ** 2
+        else:
+            logarithm = around + np.where(concentration > 0, 2 * concentration * np.log(half), 0.0)
+    return np.exp(logarithm - logarithm.max(axis=-1, keepdims=True))
+
+
+def _edge_of_region(law: TextLaw, level: float) -> torch.Tensor:
+    """Cosine at the edge of the region of highest density, of the batch shape."""
+    low, high = _range_of_angles(law)
+    angles = low + (high - low) * np.linspace(0, 1, NUM_GRID_POINTS)
+    density = _density_of_angle(law, angles).reshape(-1, NUM_GRID_POINTS)
+    inside = cumulative_simpson(density, dx=1.0, axis=-1, initial=0.0)
+    grid = angles.reshape(-1, NUM_GRID_POINTS)
+    edges = [np.interp(level * of_law[-1], of_law, own) for of_law, own in zip(inside, grid, strict=True)]
+    return torch.from_numpy(np.cos(edges)).reshape(law.batch_shape)
+
+
+def _probability_of_cap(law: TextLaw, cosines: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """P(axis'z >= edge) of laws of shape `(n,)`, given the cosine of each to its axis."""
+    low, high = _range_of_angles(law)
+    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
+    angles = low + (high - low) * (nodes + 1) / 2
+    mass = weights * _density_of_angle(law, angles)
+    needed = edges[:, None] - cosines[:, None] * np.cos(angles)
+    reach = np.sqrt(np.clip(1 - cosines[:, None] ** 2, 0, None)) * np.sin(angles)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        across = np.clip(needed / reach, -1, 1)
+    across = np.where(reach > 0, across, np.sign(needed))
+    half = (law.dim - 2) / 2
+    return (mass * betainc(half, half, (1 - across) / 2)).sum(axis=-1) / mass.sum(axis=-1)
