@@ -3,8 +3,8 @@
     python benchmarks/entailment.py [--embeddings DIR --hierarchy DIR] [--distributions ...] [--seeds 0 1 2]
 
 On Scenes a caption entails another if it names the same values of all attributes that the other names, and more. In a
-hierarchy, of HierarCaps for instance, a caption entails those of its own hierarchy at lower levels. True pairs are told
-from the same pairs *reversed*, and from pairs of the specific caption with a general one of *another* picture: on
+hierarchy, of HierarCaps for instance, a caption entails those of its own hierarchy at lower levels. True pairs are
+told from the same pairs *reversed*, and from pairs of the specific caption with a general one of *another* picture: on
 Scenes one that names the same attributes with another value among them, in hierarchies one of the same level. A
 symmetric score gives 0.5 on reversed pairs. --embeddings are the features that heads for the hierarchy are trained on.
 """

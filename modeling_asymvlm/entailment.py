@@ -6,9 +6,9 @@ pair (a, b), both with a natural threshold, both of them not symmetric:
 **Divergence.** `KL(a ‖ uniform) - KL(a ‖ b) = E_a[ln p_b(z) - ln p_uniform(z)]`, the mean log-likelihood ratio of b
 over pictures that a describes, in nats. Above 0, b tells these pictures better than saying nothing does.
 
-**Inclusion.** The probability under a of the region of highest density of b that holds the share `level` of b, which is
-a cap, `{z : mu_b'z >= t}`, since both laws fall off from their mode. Entailed if the cap holds as much of a as of b.
-With rho = mu_a'mu_b and the cosine s = mu_a'z,
+**Inclusion.** The probability under a of the region of highest density of b that holds the share `level` of b. Both
+laws fall off from their mode, so it is a cap, `{z : mu_b'z >= t}`. Entailed if it holds as much of a as of b. With
+rho = mu_a'mu_b and the cosine s = mu_a'z,
 
     mu_b'z = rho s + sqrt(1 - rho^2) sqrt(1 - s^2) u,     (u + 1) / 2 ~ Beta((d-2)/2, (d-2)/2),
 
@@ -25,7 +25,6 @@ proportional to `exp(kappa cos) sin^(d-2)` or `(1 + cos)^kappa sin^(d-2)`. Where
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.integrate import cumulative_simpson
 from scipy.special import betainc
 from torch.distributions import kl_divergence
 
@@ -36,7 +35,8 @@ from .text_divergences import TextLaw
 METHODS = ("divergence", "inclusion")
 
 NUM_NODES = 256
-NUM_GRID_POINTS = 2049
+NUM_GRID_POINTS = 257
+NEWTON_STEPS = 4
 # Beyond this many standard deviations of the cosine, no more than exp(-20) of a law is left on either side.
 STANDARD_DEVIATIONS = 20
 PAIRS_AT_A_TIME = 4096
@@ -104,18 +104,23 @@ def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float =
             f"Inclusion is between laws on one sphere of dimension 3 or more, got {specific.dim} and {general.dim}."
         )
     shape = torch.broadcast_shapes(specific.batch_shape, general.batch_shape)
-    edges = _edge_of_region(_in_float64(general), level).expand(shape).reshape(-1)
-    specific, general = _in_float64(specific.expand(shape)), _in_float64(general.expand(shape))
-    cosines = 1 - specific.separation(general.loc).reshape(-1)
-    first = type(specific)(
-        specific.loc.reshape(-1, specific.dim), specific.concentration.reshape(-1), validate_args=False
-    )
-    parts = []
+    edges = torch.from_numpy(_edges_of_regions(_flat(general), level)).reshape(general.batch_shape)
+    edges = edges.expand(shape).reshape(-1)
+    first, second = _flat(specific.expand(shape)), _flat(general.expand(shape))
+    # Of the chord, and not of the cosine, so that small angles keep their digits.
+    tilts = 2 * (first.separation(second.loc) / 2).sqrt().clamp(max=1).arcsin()
+    parts = [np.empty(0)]
     for start in range(0, len(edges), PAIRS_AT_A_TIME):
         some = slice(start, start + PAIRS_AT_A_TIME)
         law = type(first)(first.loc[some], first.concentration[some], validate_args=False)
-        parts.append(_probability_of_cap(law, cosines[some].numpy(), edges[some].numpy()))
-    return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0)).reshape(shape)
+        parts.append(_probability_of_cap(law, tilts[some].numpy(), edges[some].numpy()))
+    return torch.from_numpy(np.concatenate(parts)).reshape(shape)
+
+
+def _flat(law: TextLaw) -> TextLaw:
+    """In float64 on the CPU, with one batch dimension."""
+    law = _in_float64(law)
+    return type(law)(law.loc.reshape(-1, law.dim), law.concentration.reshape(-1), validate_args=False)
 
 
 def _in_float64(law: TextLaw) -> TextLaw:
@@ -125,46 +130,67 @@ def _in_float64(law: TextLaw) -> TextLaw:
 
 
 def _range_of_angles(law: TextLaw) -> tuple[np.ndarray, np.ndarray]:
-    """Angles to the mean direction between which all of the law lies, each of shape `(*batch, 1)`."""
+    """Angles to the mean direction between which laws `(n,)` lie, each of shape `(n,)`."""
     mean, reach = law.mean_resultant_length, STANDARD_DEVIATIONS * law._variances()[0].sqrt()
     low, high = (mean + reach).clamp(max=1).arccos(), (mean - reach).clamp(min=-1).arccos()
-    return low.numpy()[..., None], high.numpy()[..., None]
+    return low.numpy(), high.numpy()
 
 
 def _density_of_angle(law: TextLaw, angles: np.ndarray) -> np.ndarray:
-    """Up to a factor, at angles `(*batch, n)`."""
-    concentration = law.concentration.numpy()[..., None]
-    half = np.cos(angles / 2)
+    """Of laws `(n,)` at angles `(n, m)`, relative to that at the angle of the mean cosine."""
+    mean = law.mean_resultant_length.arccos().numpy()[:, None]
+    return np.exp(_log_density_of_angle(law, angles) - _log_density_of_angle(law, mean))
+
+
+def _log_density_of_angle(law: TextLaw, angles: np.ndarray) -> np.ndarray:
+    concentration = law.concentration.numpy()[:, None]
     with np.errstate(divide="ignore"):
         around = (law.dim - 2) * np.log(np.sin(angles))
-        if isinstance(law, VonMisesFisher):
-            logarithm = around - 2 * concentration * np.sin(angles / 2) ** 2
-        else:
-            logarithm = around + np.where(concentration > 0, 2 * concentration * np.log(half), 0.0)
-    return np.exp(logarithm - logarithm.max(axis=-1, keepdims=True))
+    if isinstance(law, VonMisesFisher):
+        return around - 2 * concentration * np.sin(angles / 2) ** 2
+    return around + 2 * concentration * np.log(np.cos(angles / 2))
 
 
-def _edge_of_region(law: TextLaw, level: float) -> torch.Tensor:
-    """Cosine at the edge of the region of highest density, of the batch shape."""
-    low, high = _range_of_angles(law)
-    angles = low + (high - low) * np.linspace(0, 1, NUM_GRID_POINTS)
-    density = _density_of_angle(law, angles).reshape(-1, NUM_GRID_POINTS)
-    inside = cumulative_simpson(density, dx=1.0, axis=-1, initial=0.0)
-    grid = angles.reshape(-1, NUM_GRID_POINTS)
-    edges = [np.interp(level * of_law[-1], of_law, own) for of_law, own in zip(inside, grid, strict=True)]
-    return torch.from_numpy(np.cos(edges)).reshape(law.batch_shape)
-
-
-def _probability_of_cap(law: TextLaw, cosines: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """P(axis'z >= edge) of laws of shape `(n,)`, given the cosine of each to its axis."""
-    low, high = _range_of_angles(law)
+def _pieces(law: TextLaw, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Angles `(n, nodes)` of a rule between two angles `(n,)`, and the mass of laws `(n,)` at each."""
     nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
-    angles = low + (high - low) * (nodes + 1) / 2
-    mass = weights * _density_of_angle(law, angles)
-    needed = edges[:, None] - cosines[:, None] * np.cos(angles)
-    reach = np.sqrt(np.clip(1 - cosines[:, None] ** 2, 0, None)) * np.sin(angles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        across = np.clip(needed / reach, -1, 1)
-    across = np.where(reach > 0, across, np.sign(needed))
+    width = np.maximum(end - start, 0)[:, None]
+    angles = start[:, None] + width * (nodes + 1) / 2
+    return angles, weights / 2 * width * _density_of_angle(law, angles)
+
+
+def _edges_of_regions(law: TextLaw, level: float) -> np.ndarray:
+    """Angles `(n,)` from the mean directions to the edges of the regions of highest density, of laws `(n,)`."""
+    low, high = _range_of_angles(law)
+    grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, NUM_GRID_POINTS)
+    inside = np.cumsum(_density_of_angle(law, grid), axis=-1)
+    edges = np.array([np.interp(level * of_law[-1], of_law, own) for of_law, own in zip(inside, grid, strict=True)])
+    total = _pieces(law, low, high)[1].sum(axis=-1)
+    for _ in range(NEWTON_STEPS):
+        excess = _pieces(law, low, edges)[1].sum(axis=-1) - level * total
+        edges = np.clip(edges - excess / _density_of_angle(law, edges[:, None])[:, 0], low, high)
+    return edges
+
+
+def _probability_of_cap(law: TextLaw, tilts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """
+    The probability of caps about another axis, under laws of shape `(n,)`.
+
+    Args:
+        law: the laws.
+        tilts (float64, shape `(n,)`): angle between the mean direction and the axis of the cap.
+        edges (float64, shape `(n,)`): angle from the axis to the edge of the cap.
+    """
+    low, high = _range_of_angles(law)
+    # The circle at an angle from the mean direction lies in the cap whole, in part, or not at all.
+    around = 2 * np.pi - edges - tilts
+    whole = ((low, edges - tilts), (around, high))
+    inside = sum(_pieces(law, np.clip(start, low, high), np.clip(end, low, high))[1] for start, end in whole)
+    start, end = np.abs(edges - tilts), np.minimum(edges + tilts, around)
+    angles, mass = _pieces(law, np.clip(start, low, high), np.clip(end, low, high))
+    reach = np.sin(tilts)[:, None] * np.sin(angles)
+    needed = np.cos(edges)[:, None] - np.cos(tilts)[:, None] * np.cos(angles)
+    across = np.clip(needed / np.maximum(reach, np.finfo(np.float64).tiny), -1, 1)
     half = (law.dim - 2) / 2
-    return (mass * betainc(half, half, (1 - across) / 2)).sum(axis=-1) / mass.sum(axis=-1)
+    inside = inside + mass * betainc(half, half, (1 - across) / 2)
+    return inside.sum(axis=-1) / _pieces(law, low, high)[1].sum(axis=-1)
