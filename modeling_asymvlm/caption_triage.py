@@ -10,13 +10,12 @@ from tqdm.auto import tqdm
 
 from .distributions import PowerSpherical, VonMisesFisher
 from .modeling_asymvlm import AsymVLMModel
-from .near_duplicates import NearDuplicates, keep_nearest, law_of, near_duplicates
+from .near_duplicates import NearDuplicates, gathered, keep_nearest, law_of, near_duplicates
 from .text_divergences import TextLaw, directional_divergence
 
 
 # Pairs of captions of different images that the threshold of a contradiction is a quantile of.
 NUM_RANDOM_PAIRS = 20_000
-PAIRS_AT_A_TIME = 65_536
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _contradictions(
     if images is None or not drawn.shape[1] or len(np.unique(images)) == len(images):
         return worst, np.full(len(number), np.nan), None
     threshold = float(np.quantile(_directional(texts, number[drawn[0]], number[drawn[1]]), quantile))
-    for first, second in _pairs_of_images(images):
+    for first, second in gathered(_pairs_of_images(images)):
         apart = _directional(texts, number[first], number[second])
         far = apart > threshold
         keep_nearest(worst, closest, first[far], second[far], -apart[far])
@@ -149,20 +148,12 @@ def _contradictions(
 
 
 def _pairs_of_images(images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places of captions that share an image, each pair once, some 65,536 at a time."""
+    """Places of captions that share an image, each pair once."""
     order = np.argsort(images, kind="stable")
     last = np.repeat(np.cumsum(np.bincount(images)), np.bincount(images))  # one past the image's last caption
-    firsts: list[np.ndarray] = []
-    seconds: list[np.ndarray] = []
-    waiting = 0
-    for position in range(len(order)):
-        others = order[position + 1 : last[position]]
-        firsts.append(np.full(len(others), order[position]))
-        seconds.append(others)
-        waiting += len(others)
-        if waiting >= PAIRS_AT_A_TIME or position == len(order) - 1:
-            yield np.concatenate(firsts), np.concatenate(seconds)
-            firsts, seconds, waiting = [], [], 0
+    for position, end in enumerate(last.tolist()):
+        others = order[position + 1 : end]
+        yield np.full(len(others), order[position]), others
 
 
 def _directional(texts: TextLaw, first: np.ndarray, second: np.ndarray) -> np.ndarray:

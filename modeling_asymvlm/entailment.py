@@ -34,7 +34,7 @@ from .text_divergences import TextLaw
 
 METHODS = ("divergence", "inclusion")
 
-NUM_NODES = 256
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(256)
 NUM_GRID_POINTS = 257
 NEWTON_STEPS = 4
 # Beyond this many standard deviations of the cosine, no more than exp(-20) of a law is left on either side.
@@ -153,10 +153,9 @@ def _log_density_of_angle(law: TextLaw, angles: np.ndarray) -> np.ndarray:
 
 def _pieces(law: TextLaw, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Angles `(n, nodes)` of a rule between two angles `(n,)`, and the mass of laws `(n,)` at each."""
-    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
     width = np.maximum(end - start, 0)[:, None]
-    angles = start[:, None] + width * (nodes + 1) / 2
-    return angles, weights / 2 * width * _density_of_angle(law, angles)
+    angles = start[:, None] + width * (NODES + 1) / 2
+    return angles, WEIGHTS / 2 * width * _density_of_angle(law, angles)
 
 
 def _edges_of_regions(law: TextLaw, level: float) -> np.ndarray:

@@ -12,7 +12,7 @@ the mean resultant length w. The first term grows with the distance of the conce
 too different concentrations is skipped whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,19 +58,32 @@ def near_duplicates(texts: TextLaw, threshold: float, *, tile: int = TILE, progr
     num_texts = len(texts.concentration)
     parent = np.arange(num_texts)
     nearest, smallest = np.full(num_texts, -1), np.full(num_texts, np.inf)
-    for rows, columns in _candidates(texts, threshold, tile, progress):
-        for start in range(0, len(rows), PAIRS_AT_A_TIME):
-            some = slice(start, start + PAIRS_AT_A_TIME)
-            first, second = rows[some], columns[some]
-            divergence = relative_divergence(law_of(texts, first), law_of(texts, second)).numpy()
-            close = divergence <= threshold
-            first, second, divergence = first[close], second[close], divergence[close]
-            keep_nearest(nearest, smallest, first, second, divergence)
-            for pair in zip(first.tolist(), second.tolist(), strict=True):
-                roots = [_root(parent, row) for row in pair]
-                parent[max(roots)] = min(roots)
+    for first, second in gathered(_candidates(texts, threshold, tile, progress)):
+        divergence = relative_divergence(law_of(texts, first), law_of(texts, second)).numpy()
+        close = divergence <= threshold
+        first, second, divergence = first[close], second[close], divergence[close]
+        keep_nearest(nearest, smallest, first, second, divergence)
+        for pair in zip(first.tolist(), second.tolist(), strict=True):
+            roots = [_root(parent, row) for row in pair]
+            parent[max(roots)] = min(roots)
     group = np.array([_root(parent, row) for row in range(num_texts)], dtype=np.int64)
     return NearDuplicates(group, nearest, smallest)
+
+
+def gathered(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pairs of rows, 65,536 at a time."""
+    waiting: list[np.ndarray] = []
+    count = 0
+    for pair in pairs:
+        waiting.append(np.stack(pair))
+        count += waiting[-1].shape[1]
+        while count >= PAIRS_AT_A_TIME:
+            all_waiting = np.concatenate(waiting, axis=1)
+            yield all_waiting[0, :PAIRS_AT_A_TIME], all_waiting[1, :PAIRS_AT_A_TIME]
+            waiting, count = [all_waiting[:, PAIRS_AT_A_TIME:]], count - PAIRS_AT_A_TIME
+    if count:
+        first, second = np.concatenate(waiting, axis=1)
+        yield first, second
 
 
 def keep_nearest(
