@@ -24,6 +24,7 @@ FORMAT = 1
 # A percentile is read to a tenth, whatever the size of the corpus.
 MAX_KEPT = 1001
 ROWS_AT_A_TIME = 4096
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,11 @@ class UncertaintyReference:
     def percentile(self, uncertainty: float) -> float:
         """
         The share of the corpus's texts, in per cent, that are less uncertain, equal ones counting one half: 0 is more
-        specific than all of them, 100 vaguer than all. To within 0.1.
+        specific than all of them, 100 vaguer than all. To within 0.1. Equal is what differs by less than 1e-5 of
+        itself, since the same text gives other last digits in another batch.
         """
-        below = np.searchsorted(self.uncertainties, uncertainty, side="left")
-        not_above = np.searchsorted(self.uncertainties, uncertainty, side="right")
+        below = np.searchsorted(self.uncertainties, uncertainty * (1 - ROUNDING), side="left")
+        not_above = np.searchsorted(self.uncertainties, uncertainty * (1 + ROUNDING), side="right")
         return float(100 * (below + not_above) / 2 / len(self.uncertainties))
 
     def check_head(self, model: AsymVLMModel) -> None:

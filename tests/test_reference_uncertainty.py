@@ -34,6 +34,11 @@ def test_percentiles_of_a_small_corpus_are_those_of_scipy(model, num_texts):
         assert reference.percentile(uncertainty) == pytest.approx(expected, abs=1e-10)
 
 
+def test_the_last_digits_of_a_text_in_another_batch_are_no_difference(model):
+    reference = UncertaintyReference.from_concentration([1.0, 3.0, 3.0, 3.0, 9.0], model, corpus="numbers")
+    assert {reference.percentile(1 / (3.0 + noise)) for noise in (-3e-6, 0.0, 3e-6)} == {50.0}
+
+
 @pytest.mark.parametrize("num_texts", [MAX_KEPT + 1, 50_000])
 def test_percentiles_of_a_large_corpus_are_within_a_tenth(model, num_texts):
     generator = np.random.default_rng(num_texts)
