@@ -32,7 +32,7 @@ from modeling_asymvlm.model_card import model_facts, read_results
 from modeling_asymvlm.pairs import DATA_SUFFIXES, SPLITS, load_sources
 from modeling_asymvlm.report import evaluate_split, format_table
 from modeling_asymvlm.run_arguments import DataArguments, ModelArguments
-from modeling_asymvlm.run_report import data_record, save_card, save_figures, training_record
+from modeling_asymvlm.run_report import data_record, save_card, save_figures, save_reference, training_record
 from modeling_asymvlm.sources import PairSource
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
@@ -321,6 +321,7 @@ def main(arguments: list[str]) -> None:
         processor.save_pretrained(folder)
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
     source = data_record(data.dataset_name_or_path, data.embeddings, arguments)
+    save_reference(folder, model, splits["validation"], source)
     results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)
     save_figures(folder, results)
     save_card(folder, results)

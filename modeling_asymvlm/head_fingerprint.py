@@ -1,4 +1,4 @@
-"""Whether embeddings were made by the same head."""
+"""Whether numbers that were kept come from the head at hand."""
 
 import hashlib
 import json

@@ -33,6 +33,7 @@ from .model_card import (
     write_model_card,
 )
 from .modeling_asymvlm import AsymVLMModel
+from .reference_uncertainty import REFERENCE_FILE, UncertaintyReference
 from .remote_code import AUTO_MAP, copy_code
 from .weights import shard_names
 
@@ -132,7 +133,9 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         model = AsymVLMModel.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
-    for name in (*weight_files(folder), *VOCABULARY_NAMES, *PLOTS):
+    if (folder / REFERENCE_FILE).is_file():
+        UncertaintyReference.from_pretrained(folder).check_head(model)
+    for name in (*weight_files(folder), *VOCABULARY_NAMES, *PLOTS, REFERENCE_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
     for name in (CONFIG_NAME, *SETTINGS_NAMES):
@@ -174,7 +177,7 @@ def _without_names_of_folders(settings: dict[str, Any]) -> dict[str, Any]:
 
 def check_no_local_path(folder: Path) -> None:
     """Raises `ValueError` for a path of this machine in what is to be published."""
-    for name in (CONFIG_NAME, *SETTINGS_NAMES, RESULTS_NAME, "README.md"):
+    for name in (CONFIG_NAME, *SETTINGS_NAMES, REFERENCE_FILE, RESULTS_NAME, "README.md"):
         text = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
         for path in re.findall(r"""(?<![\w.:/<])(?:/|~/|[A-Za-z]:\\)[^\s"'`,;]+""", text):
             if os.path.exists(os.path.expanduser(path)) or len(re.split(r"[/\\]+\w", path)) > 2:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from .modeling_asymvlm import AsymVLMModel
+from .text_checks import check_texts
 
 
 @torch.no_grad()
@@ -26,15 +27,8 @@ def text_queries(model: AsymVLMModel, processor: Any, texts: str | Sequence[str]
             the backbone, of which the end would be lost.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
-    empty = [number for number, text in enumerate(texts) if not text.strip()]
-    if not texts or empty:
-        raise ValueError(f"Query {empty[0] if empty else 0} is empty: ask for something in words.")
-    context = model.config.text_max_length
-    for text, tokens in zip(texts, processor.tokenizer(texts)["input_ids"], strict=True):
-        if context is not None and len(tokens) > context:
-            raise ValueError(
-                f"The query {text[:40]!r}... has {len(tokens)} tokens, but the context of the backbone is {context}: "
-                "shorten it."
-            )
+    if not texts:
+        raise ValueError("Query 0 is empty: write something in words.")
+    check_texts(texts, processor, model.config.text_max_length, kind="query")
     inputs = processor(text=texts, padding=True, return_tensors="pt").to(model.device)
     return model.get_text_features(**inputs).pooler_output

@@ -11,6 +11,8 @@ from transformers.utils import is_matplotlib_available
 
 from .data import EmbeddingSplit
 from .model_card import PLOTS, model_card, run_example, usage_example, write_model_card, write_results
+from .modeling_asymvlm import AsymVLMModel
+from .reference_uncertainty import REFERENCE_FILE, UncertaintyReference
 
 
 def data_record(dataset_name_or_path: str | None, embeddings: str | None, arguments: list[str]) -> dict[str, Any]:
@@ -67,6 +69,17 @@ def save_figures(folder: Path, results: dict[str, Any]) -> None:
     elif "posterior" in test:
         print("No plots: matplotlib is not installed (extra `plots`).")
     write_results(folder / "all_results.json", results)
+
+
+def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit, data: dict[str, Any]) -> None:
+    """
+    Writes the uncertainties of the validation captions beside the model. Not those of the training captions: a head
+    that was fitted to these gives them other concentrations than it gives to new texts.
+    """
+    (folder / REFERENCE_FILE).unlink(missing_ok=True)
+    if model.config.distribution != "deterministic":
+        corpus = f"validation captions of {data['dataset']}"
+        UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
 
 
 def save_card(folder: Path, results: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.hub import main, upload
 from modeling_asymvlm.model_card import run_example_isolated
+from modeling_asymvlm.reference_uncertainty import REFERENCE_FILE, UncertaintyReference
 from modeling_asymvlm.remote_code import AUTO_MAP, code_files
 from modeling_asymvlm.report import evaluate_split
 from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
@@ -35,6 +36,7 @@ TRAVELS = CODE | {
     "config.json",
     "model.safetensors",
     "processor_config.json",
+    "reference_uncertainty.json",
     "reliability.png",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,6 +50,7 @@ def checkpoint(tmp_path_factory) -> Path:
     model = AsymVLMModel.from_vlm_pretrained(make_tiny_clip(), distribution="vmf").eval()
     model.save_pretrained(folder)
     make_tiny_processor().save_pretrained(folder)
+    UncertaintyReference.from_concentration([1.0, 2.0], model, corpus="numbers").save(folder)
     test = {
         **evaluate_split(model, make_pairs(0, 20, 60).split),
         "time": {"features": 1.0, "training": 2.0, "evaluation": 3.0},
@@ -270,6 +273,11 @@ def test_a_checkpoint_that_does_not_load_is_refused(copied, capsys):
     assert "config.json' is not JSON" in refusal(capsys, copied, "--repo-id", NAME)
 
 
+def test_percentiles_of_other_head_weights_are_not_published(copied, capsys):
+    AsymVLMModel.from_vlm_pretrained(make_tiny_clip(), distribution="power_spherical").save_pretrained(copied)
+    assert "were computed with other head weights" in refusal(capsys, copied, "--repo-id", NAME)
+
+
 def test_all_the_shards_of_a_checkpoint_travel_and_nothing_outside_of_it(copied, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("modeling_asymvlm.hub.run_example_isolated", lambda example: "not executed here\n")
     model = AutoModel.from_pretrained(copied)
@@ -307,6 +315,7 @@ def test_a_published_head_of_a_hub_backbone_names_it(copied, tmp_path, dry_run, 
     monkeypatch.setattr("modeling_asymvlm.hub.run_example_isolated", lambda example: "not executed here\n")
     model = AsymVLMModel.from_vlm_pretrained("tests/clip", revision=commit, cache_dir=str(cache))
     model.save_pretrained(copied)
+    (copied / REFERENCE_FILE).unlink()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     output = tmp_path / "upload"
     code, _, error = run(capsys, copied, "--repo-id", NAME, "--license", "mit", "--dry-run", "--output", output)
