@@ -13,12 +13,12 @@ from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.conformal import ConformalSets
 from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.queries import text_queries
-from modeling_asymvlm.retrieval import ImageIndex, SearchResults, TextIndex
+from modeling_asymvlm.retrieval import ImageIndex, TextIndex
 from modeling_asymvlm.specificity import text_concentration
 from modeling_asymvlm.word_uncertainty import TextUncertainty, word_uncertainty
 
 
-ALPHAS = (0.05, 0.1, 0.2, 0.3)
+ALPHAS = (0.05, 0.1, 0.2)
 NUM_STRATA = 4
 MAX_CHARACTERS = 500
 REFERENCE_CAPTIONS = 20_000  # of the training split, to fix the strata by
@@ -41,19 +41,42 @@ class PromptReading:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """
+    Results of one query, best first.
+
+    Attributes:
+        labels (`list[str]`): image ids or captions.
+        log_posterior (float64, shape `(results,)`): of each, among all that were searched.
+        uncertainty (float64, shape `(results,)`): of each caption, or of the prompt that pictures were found for.
+        total (`int`): how many were searched.
+    """
+
+    labels: list[str]
+    log_posterior: np.ndarray
+    uncertainty: np.ndarray
+    total: int
+
+    @property
+    def posterior(self) -> np.ndarray:
+        """Probabilities, float64 of shape `(results,)`."""
+        return np.exp(self.log_posterior)
+
+
+@dataclass(frozen=True)
 class PictureSet:
     """
     The pictures of a gallery for a prompt.
 
     Attributes:
-        found (`SearchResults`): all of them, best first.
+        ranking (`Ranking`): of all of them.
         size (`int`): so many first ones are the conformal set.
         alpha (`float`): bound on the probability that a set misses.
         num_calibration (`int`): images with which the set was calibrated.
         is_stratified (`bool`): whether all of their captions are about as uncertain as the prompt.
     """
 
-    found: SearchResults
+    ranking: Ranking
     size: int
     alpha: float
     num_calibration: int
@@ -92,15 +115,20 @@ class Gallery:
         self.image_ids = list(shown.image_ids)
         queries = _embedded(model, calibration.text_features[:])
         self._groups = calibration.text_image_index.numpy()
-        self._conformity = ImageIndex.from_split(model, calibration).log_posterior(queries, self._groups[:, None])
+        self._conformity = ImageIndex.from_split(model, calibration).log_posterior(
+            queries, self._groups[:, None].tolist()
+        )
         self._calibration_uncertainty = _uncertainty(queries)
         self._edges = self._borders(reference)
 
     @property
     def first_prompt(self) -> str:
-        """A caption of middling uncertainty, to which something can be added and from which something can go."""
-        ascending = np.argsort(self.captions.concentration)
-        return self.captions.labels[int(ascending[len(ascending) // 2])].as_py()
+        """A short caption of middling uncertainty: something can be added, and something can go."""
+        captions = self.captions.labels.to_pylist()
+        lengths = np.array([len(caption) for caption in captions])
+        short = np.flatnonzero(lengths <= np.quantile(lengths, 0.25))
+        ascending = short[np.argsort(self.captions.concentration[short])]
+        return captions[ascending[len(ascending) // 2]]
 
     @property
     def num_calibration(self) -> int:
@@ -128,20 +156,19 @@ class Gallery:
         Raises:
             ValueError: for a prompt that is empty or too long, and where the calibration captions are too few.
         """
-        found = self.images.search(text_queries(self.model, self.processor, prompt), k=len(self.images))
+        ranking = _ranking(self.images, text_queries(self.model, self.processor, prompt), len(self.images))
         sets = self._calibrated(alpha, self._edges)
-        uncertainty = found.uncertainty[:, 0]
-        size = int(sets.sizes(found.log_posterior, uncertainty, gallery_size=len(self.images))[0][0])
+        uncertainty = ranking.uncertainty[:1]
+        sizes, _ = sets.sizes(ranking.log_posterior[None], uncertainty, gallery_size=len(self.images))
         stratum = int(np.searchsorted(sets.edges, uncertainty[0], side="right"))
-        return PictureSet(found, size, alpha, int(sets.num_calibration[stratum]), len(sets.edges) > 0)
+        return PictureSet(ranking, int(sizes[0]), alpha, int(sets.num_calibration[stratum]), len(sets.edges) > 0)
 
     @torch.no_grad()
-    def find_captions(self, picture: Image.Image, count: int) -> SearchResults:
+    def find_captions(self, picture: Image.Image, count: int) -> Ranking:
         """The `count` most probable captions for a picture, or all if there are fewer."""
         inputs = self.processor(images=picture, return_tensors="pt").to(self.model.device)
-        return self.captions.search(
-            self.model.get_image_features(**inputs).pooler_output, k=min(count, len(self.captions))
-        )
+        features = self.model.get_image_features(**inputs).pooler_output
+        return _ranking(self.captions, features, min(count, len(self.captions)))
 
     def _rank(self, uncertainty: float) -> float:
         return float(np.mean(self._calibration_uncertainty < uncertainty))
@@ -163,6 +190,11 @@ class Gallery:
         except ValueError:
             return []
         return borders
+
+
+def _ranking(index: ImageIndex | TextIndex, query: torch.Tensor, count: int) -> Ranking:
+    found = index.search(query, k=count)
+    return Ranking(found.labels[0], np.asarray(found.log_posterior)[0], found.uncertainty[0], len(index))
 
 
 @torch.no_grad()

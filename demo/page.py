@@ -1,6 +1,7 @@
 """The page: what stands where, and what happens when someone types, clicks or uploads."""
 
 import random
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -67,35 +68,35 @@ class Answers:
             return message(f"The picture {image_id!r} is missing or broken: try again.")
 
     def _captions(self, picture: Image.Image) -> str:
-        found = self.gallery.find_captions(picture, CAPTIONS_SHOWN)
-        return captions_html(data_uri(picture), found, len(self.gallery.captions))
+        return captions_html(data_uri(picture), self.gallery.find_captions(picture, CAPTIONS_SHOWN))
 
 
 def build_page(gallery: Gallery) -> gr.Blocks:
     """The page over a gallery, answered already for its first prompt and one of its pictures."""
     answers = Answers(gallery)
     prompt_answer, pictures_answer = answers.prompt(gallery.first_prompt, DEFAULT_ALPHA)
+    html = partial(gr.HTML, apply_default_css=False)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(_header(gallery))
+        html(_header(gallery))
         prompt = gr.Textbox(
             gallery.first_prompt, label="Prompt", lines=1, max_lines=4, max_length=MAX_CHARACTERS, elem_id="prompt"
         )
-        reading = gr.HTML(prompt_answer, elem_id="reading")
-        gr.HTML("<h2>Pictures for the prompt</h2>")
+        reading = html(prompt_answer, elem_id="reading")
+        html("<h2>Pictures for the prompt</h2>")
         alpha = gr.Radio(
             [(f"{alpha:g}", alpha) for alpha in ALPHAS],
             value=DEFAULT_ALPHA,
             label="α of the conformal set: share of sets that may miss the picture meant",
             elem_id="alpha",
         )
-        found = gr.HTML(pictures_answer, elem_id="pictures")
-        gr.HTML("<h2>Captions for a picture</h2>")
+        found = html(pictures_answer, elem_id="pictures")
+        html("<h2>Captions for a picture</h2>")
         with gr.Row(elem_id="choose"):
             upload = gr.UploadButton(
                 "Upload a picture", type="binary", file_types=["image"], size="md", elem_id="upload"
             )
             example = gr.Button("Take one of the gallery", size="md", visible=len(gallery.pictures) > 0)
-        captions = gr.HTML(answers.example() if len(gallery.pictures) else "", elem_id="captions")
+        captions = html(answers.example() if len(gallery.pictures) else "", elem_id="captions")
 
         # One at a time: tokenisers must not be used by two threads at once. While someone types, prompts that were
         # overtaken by newer ones are left out.

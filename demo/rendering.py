@@ -3,10 +3,9 @@
 import math
 from html import escape
 
-from gallery import PictureSet, PromptReading
+from gallery import PictureSet, PromptReading, Ranking
 from pictures import Pictures
 
-from modeling_asymvlm.retrieval import SearchResults
 from modeling_asymvlm.word_uncertainty import WordUncertainty
 
 
@@ -38,7 +37,7 @@ def _word(word: WordUncertainty, uncertainty: float, rank_so_far: float) -> str:
         change = uncertainty / word.uncertainty_without - 1
         percent = f"{100 * change:+.0f} %".replace("-", "−").replace("+0", "0").replace("−0", "0")
     return (
-        f'<li class="word {"raises" if change > 0 else "lowers"}" style="--strength:{min(1, 2 * abs(change)):.2f}">'
+        f'<li class="word {"raises" if change > 0 else "lowers"}" style="--strength:{min(1, 4 * abs(change)):.2f}">'
         f'<span class="so-far"><i style="height:{max(4, 100 * rank_so_far):.0f}%"></i></span>'
         f'<span class="chip">{escape(word.word)}</span><span class="change">{percent}</span></li>'
     )
@@ -46,10 +45,10 @@ def _word(word: WordUncertainty, uncertainty: float, rank_so_far: float) -> str:
 
 def pictures_html(answer: PictureSet, pictures: Pictures, shown: int) -> str:
     """The most probable pictures with their posteriors, those of the conformal set marked."""
-    found, total = answer.found, len(answer.found.labels[0])
-    posterior = found.posterior[0] if found.posterior is not None else []
+    ranking, total = answer.ranking, answer.ranking.total
+    posterior = ranking.posterior[:shown]
     cards = []
-    for place, (image_id, probability) in enumerate(zip(found.labels[0][:shown], posterior, strict=False)):
+    for place, (image_id, probability) in enumerate(zip(ranking.labels[:shown], posterior, strict=True)):
         state = "inside" if place < answer.size else "outside"
         cards.append(f'<li class="card {state}">{_picture(pictures, image_id)}{_bar(probability, posterior[0])}</li>')
     like = "prompts about as uncertain as this one" if answer.is_stratified else "prompts"
@@ -67,20 +66,21 @@ def pictures_html(answer: PictureSet, pictures: Pictures, shown: int) -> str:
     )
 
 
-def captions_html(picture_uri: str, found: SearchResults, total: int) -> str:
+def captions_html(picture_uri: str, ranking: Ranking) -> str:
     """A picture and its most probable captions."""
-    posterior = found.posterior[0] if found.posterior is not None else []
     rows = [
-        f'<li><span class="caption">{escape(caption)}</span>{_bar(probability, posterior[0])}'
+        f'<li><span class="caption">{escape(caption)}</span>{_bar(probability, ranking.posterior[0])}'
         f'<span class="uncertainty">{number(uncertainty)}</span></li>'
-        for caption, probability, uncertainty in zip(found.labels[0], posterior, found.uncertainty[0], strict=True)
+        for caption, probability, uncertainty in zip(
+            ranking.labels, ranking.posterior, ranking.uncertainty, strict=True
+        )
     ]
     return (
         f'<div class="captioned"><img src="{picture_uri}" alt="The picture">'
         '<div><p class="heads"><span>Caption</span><span>Posterior</span><span>1/κ</span></p>'
         f'<ol class="captions">{"".join(rows)}</ol>'
-        f'<p class="note">Ranked by log-likelihood among {total:,} captions: of those that fit, the specific come '
-        "first.</p></div></div>"
+        f'<p class="note">Ranked by log-likelihood among {ranking.total:,} captions: of those that fit, the '
+        "specific come first.</p></div></div>"
     )
 
 
