@@ -9,34 +9,37 @@ Where an argument is left off, the environment variable that its help names is u
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import datasets
 import transformers
-from fastapi import Request, Response
 from loading import open_gallery
 from page import THEME, build_page
 from pictures import MAX_UPLOAD_BYTES
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 GALLERY_SIZE = 2000
 
 # Gradio serves files of its cache and addresses of the web by these. The page needs neither: its pictures are in it.
-CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/file", "/proxy")
+CLOSED_ROUTES = re.compile(r"/(file|proxy)[=/]")
 
 
-class NoFiles(BaseHTTPMiddleware):
-    """Refuses every request for a file or a foreign address."""
+class NoFiles:
+    """Answers 403 to every request for a file or a foreign address."""
 
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        """Answers 403 in place of the routes that are closed."""
-        if request.url.path.startswith(CLOSED):
-            return Response("This page serves no files.", status_code=403)
-        return await call_next(request)
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closed = scope["type"] == "http" and CLOSED_ROUTES.search(scope["path"])
+        app = PlainTextResponse("This page serves no files.", status_code=403) if closed else self.app
+        await app(scope, receive, send)
 
 
 class CommandParser(argparse.ArgumentParser):
