@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import datasets
+import gradio as gr
 import transformers
 from loading import open_gallery
 from page import THEME, build_page
@@ -88,6 +89,25 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def serve(page: gr.Blocks, host: str, port: int | None) -> str:
+    """Serves a page in the background, and returns its address."""
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size=MAX_UPLOAD_BYTES,
+        allowed_paths=[],
+        app_kwargs={"middleware": [Middleware(NoFiles)]},
+        theme=THEME,
+        css_paths=Path(__file__).with_name("page.css"),
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    return address
+
+
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     transformers.utils.logging.disable_progress_bar()
@@ -102,20 +122,7 @@ def main(arguments: list[str]) -> None:
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         sys.exit(f"app.py: error: {error}")
     page = build_page(gallery)
-    _, address, _ = page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=False,
-        ssr_mode=False,
-        footer_links=[],
-        max_file_size=MAX_UPLOAD_BYTES,
-        allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(NoFiles)]},
-        theme=THEME,
-        css_paths=Path(__file__).with_name("page.css"),
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    address = serve(page, options.host, options.port)
     print(f"The page is at {address} (Ctrl-C ends it).", flush=True)
     page.block_thread()
 
