@@ -62,8 +62,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
 
     def add(flag: str, variable: str, help_text: str, **options) -> None:
-        default = os.environ.get(variable) or options.pop("default", None)
-        parser.add_argument(flag, default=default, help=f"{help_text} [{variable}]", **options)
+        options["default"] = os.environ.get(variable) or options.get("default")
+        parser.add_argument(flag, help=f"{help_text} [{variable}]", **options)
 
     add("--model", "ASYMVLM_MODEL", "checkpoint: a folder, or a repository of the Hub; default: outputs/asymvlm")
     add(
