@@ -102,7 +102,8 @@ def build_page(gallery: Gallery) -> gr.Blocks:
         # overtaken by newer ones are left out.
         shared: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "model", "concurrency_limit": 1}
         shared |= {"api_visibility": "private", "trigger_mode": "always_last"}
-        prompt.input(answers.prompt, [prompt, alpha], [reading, found], **shared)
+        # Not `input`, which does not tell of Backspace.
+        prompt.change(answers.prompt, [prompt, alpha], [reading, found], **shared)
         alpha.change(answers.pictures, [prompt, alpha], found, **shared)
         upload.upload(answers.upload, upload, captions, **shared)
         example.click(answers.example, None, captions, **shared)
