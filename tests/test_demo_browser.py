@@ -158,6 +158,7 @@ class Visitor:
         self.browser.find_element("css selector", "input[type=file]").send_keys(str(file))
 
     def keep_screenshot(self, name: str) -> None:
+        time.sleep(0.5)  # until what moves has come to rest
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         height = self.browser.execute_script("return document.documentElement.scrollHeight")
         clip = {
