@@ -127,6 +127,7 @@ def open_pictures(dataset: str | None, image_folder: str | None, image_ids: list
                 f"There are no pictures at {dataset!r}: make them with `python examples/scenes/generate.py`."
             )
         datasets.disable_progress_bars()
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would be told of local files too
         found = pictures_of_data(load_sources(dataset, image_folder=image_folder), image_ids, SHOWN)
     if not len(found):
         raise ValueError(
