@@ -1,0 +1,219 @@
+"""What the page asks of a model: how certain a prompt is, which pictures it finds, which captions a picture finds."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pictures import Pictures
+from PIL import Image
+
+from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.conformal import ConformalSets
+from modeling_asymvlm.data import EmbeddingSplit
+from modeling_asymvlm.queries import text_queries
+from modeling_asymvlm.retrieval import ImageIndex, TextIndex
+from modeling_asymvlm.specificity import text_concentration
+from modeling_asymvlm.word_uncertainty import TextUncertainty, word_uncertainty
+
+
+ALPHAS = (0.05, 0.1, 0.2)
+NUM_STRATA = 4
+MAX_CHARACTERS = 500
+REFERENCE_CAPTIONS = 20_000  # of the training split, to fix the strata by
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """
+    How certain a prompt is.
+
+    Attributes:
+        text (`TextUncertainty`): its uncertainty and that of its words.
+        rank (`float`): share of the calibration captions that are less uncertain, in [0, 1].
+        ranks_so_far (`list[float]`): that of the text up to and with each word.
+    """
+
+    text: TextUncertainty
+    rank: float
+    ranks_so_far: list[float]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """
+    Results of one query, best first.
+
+    Attributes:
+        labels (`list[str]`): image ids or captions.
+        log_posterior (float64, shape `(results,)`): of each, among all that were searched.
+        uncertainty (float64, shape `(results,)`): of each caption, or of the prompt that pictures were found for.
+        total (`int`): how many were searched.
+    """
+
+    labels: list[str]
+    log_posterior: np.ndarray
+    uncertainty: np.ndarray
+    total: int
+
+    @property
+    def posterior(self) -> np.ndarray:
+        """Probabilities, float64 of shape `(results,)`."""
+        return np.exp(self.log_posterior)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """
+    The pictures of a gallery for a prompt.
+
+    Attributes:
+        ranking (`Ranking`): of all of them.
+        size (`int`): so many first ones are the conformal set.
+        alpha (`float`): bound on the probability that a set misses.
+        num_calibration (`int`): images with which the set was calibrated.
+        is_stratified (`bool`): whether all of their captions are about as uncertain as the prompt.
+    """
+
+    ranking: Ranking
+    size: int
+    alpha: float
+    num_calibration: int
+    is_stratified: bool
+
+
+class Gallery:
+    """
+    A model with pictures and captions to search, and held-out pairs to calibrate sets with. A posterior depends on how
+    many pictures it is spread over, so both splits must have equally many.
+
+    Args:
+        model (`AsymVLMModel`): with its backbone, in evaluation mode.
+        processor (`ProcessorMixin`): the backbone's.
+        shown (`EmbeddingSplit`): the pictures and captions to search.
+        calibration (`EmbeddingSplit`): with as many images.
+        pictures (`Pictures`): of `shown`.
+        reference (`EmbeddingSplit`, *optional*): training captions, whose uncertainty borders the strata.
+        name (`str`, *optional*): of the model, for the page.
+    """
+
+    def __init__(
+        self,
+        model: AsymVLMModel,
+        processor: Any,
+        shown: EmbeddingSplit,
+        calibration: EmbeddingSplit,
+        pictures: Pictures,
+        *,
+        reference: EmbeddingSplit | None = None,
+        name: str = "",
+    ):
+        self.model, self.processor, self.pictures, self.name = model, processor, pictures, name
+        self.images = ImageIndex.from_split(model, shown)
+        self.captions = _distinct_captions(model, shown)
+        self.image_ids = list(shown.image_ids)
+        queries = _embedded(model, calibration.text_features[:])
+        self._groups = calibration.text_image_index.numpy()
+        self._conformity = ImageIndex.from_split(model, calibration).log_posterior(
+            queries, self._groups[:, None].tolist()
+        )
+        self._calibration_uncertainty = _uncertainty(queries)
+        self._edges = self._borders(reference)
+
+    @property
+    def first_prompt(self) -> str:
+        """A short caption of middling uncertainty: something can be added, and something can go."""
+        captions = self.captions.labels.to_pylist()
+        lengths = np.array([len(caption) for caption in captions])
+        short = np.flatnonzero(lengths <= np.quantile(lengths, 0.25))
+        ascending = short[np.argsort(self.captions.concentration[short])]
+        return captions[ascending[len(ascending) // 2]]
+
+    @property
+    def num_calibration(self) -> int:
+        """Captions that sets are calibrated with and prompts are compared with."""
+        return len(self._calibration_uncertainty)
+
+    def read(self, prompt: str) -> PromptReading:
+        """
+        How certain a prompt is, and which words make it so.
+
+        Raises:
+            ValueError: for a prompt that is empty or too long.
+        """
+        if len(prompt) > MAX_CHARACTERS:
+            raise ValueError(f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: shorten it.")
+        text = word_uncertainty(self.model, self.processor, prompt)
+        beginnings = [prompt[: word.end] for word in text.words]
+        so_far = 1 / text_concentration(self.model, self.processor, beginnings)
+        return PromptReading(text, self._rank(text.uncertainty), [self._rank(value) for value in so_far.tolist()])
+
+    def find_pictures(self, prompt: str, alpha: float) -> PictureSet:
+        """
+        All pictures, the most probable first, and how many of them are the conformal set.
+
+        Raises:
+            ValueError: for a prompt that is empty or too long, and where the calibration captions are too few.
+        """
+        ranking = _ranking(self.images, text_queries(self.model, self.processor, prompt), len(self.images))
+        sets = self._calibrated(alpha, self._edges)
+        uncertainty = ranking.uncertainty[:1]
+        sizes, _ = sets.sizes(ranking.log_posterior[None], uncertainty, gallery_size=len(self.images))
+        stratum = int(np.searchsorted(sets.edges, uncertainty[0], side="right"))
+        return PictureSet(ranking, int(sizes[0]), alpha, int(sets.num_calibration[stratum]), len(sets.edges) > 0)
+
+    @torch.no_grad()
+    def find_captions(self, picture: Image.Image, count: int) -> Ranking:
+        """The `count` most probable captions for a picture, or all if there are fewer."""
+        inputs = self.processor(images=picture, return_tensors="pt").to(self.model.device)
+        features = self.model.get_image_features(**inputs).pooler_output
+        return _ranking(self.captions, features, min(count, len(self.captions)))
+
+    def _rank(self, uncertainty: float) -> float:
+        return float(np.mean(self._calibration_uncertainty < uncertainty))
+
+    def _calibrated(self, alpha: float, edges: list[float]) -> ConformalSets:
+        return ConformalSets.calibrate(
+            self._conformity, alpha, groups=self._groups, uncertainty=self._calibration_uncertainty, edges=edges
+        )
+
+    def _borders(self, reference: EmbeddingSplit | None) -> list[float]:
+        """Quantiles of the uncertainty of training captions; none where a stratum would hold too few to calibrate."""
+        if reference is None:
+            return []
+        step = math.ceil(len(reference.captions) / REFERENCE_CAPTIONS)
+        uncertainty = _uncertainty(_embedded(self.model, reference.text_features[::step]))
+        borders = np.unique(np.quantile(uncertainty, np.arange(1, NUM_STRATA) / NUM_STRATA)).tolist()
+        try:
+            self._calibrated(min(ALPHAS), borders)
+        except ValueError:
+            return []
+        return borders
+
+
+def _ranking(index: ImageIndex | TextIndex, query: torch.Tensor, count: int) -> Ranking:
+    found = index.search(query, k=count)
+    return Ranking(found.labels[0], np.asarray(found.log_posterior)[0], found.uncertainty[0], len(index))
+
+
+@torch.no_grad()
+def _embedded(model: AsymVLMModel, text_features: torch.Tensor) -> torch.Tensor:
+    return model.get_text_features(text_features=text_features.to(model.device)).pooler_output.cpu()
+
+
+def _uncertainty(eta: torch.Tensor) -> np.ndarray:
+    return (1 / torch.linalg.vector_norm(eta.double(), dim=-1)).numpy()
+
+
+def _distinct_captions(model: AsymVLMModel, split: EmbeddingSplit) -> TextIndex:
+    """Each caption once, however many pictures have it."""
+    rows = {caption: row for row, caption in reversed(list(enumerate(split.captions)))}
+    index = TextIndex(
+        split.dim,
+        distribution=model.config.distribution,
+        normalizer=model.config.normalizer,
+        logit_scale=model.logit_scale.item(),
+    )
+    index.add(_embedded(model, split.text_features[torch.tensor(list(rows.values()))]), list(rows))
+    return index
