@@ -122,7 +122,7 @@ def summary(captions: Captions, found: Triage) -> str:
         lines += [f"  {1 / found.concentration[place]:.4f}  {captions.texts[place]}" for place in places]
     has_duplicate = found.duplicates.nearest >= 0
     groups = len(np.unique(found.duplicates.group[has_duplicate]))
-    lines.append(f"Near-duplicates: {has_duplicate.sum()} captions in {groups} groups")
+    lines.append(f"Near-duplicates: {has_duplicate.sum()} captions in {groups} group{'s' * (groups != 1)}")
     if found.contradiction_threshold is None:
         lines.append("Contradictions: not looked for, since no two captions share an image, or all do")
     else:
