@@ -24,7 +24,14 @@ from baselines.methods import METHODS, Entry
 from baselines.training import train
 from common import REPOSITORY, SCENES, machine, scenes_features
 from comparison_plots import COLOURS, draw
-from comparison_tables import Runs, as_markdown, rows_against_oracle, rows_given_gallery, rows_of_text_alone
+from comparison_tables import (
+    Runs,
+    as_markdown,
+    rows_against_oracle,
+    rows_given_gallery,
+    rows_in_short,
+    rows_of_text_alone,
+)
 from tqdm.auto import tqdm
 from transformers import CLIPModel, set_seed
 
@@ -102,6 +109,7 @@ def report(runs: Runs, test: EmbeddingSplit, options: argparse.Namespace, captio
     runs = {method: runs[method] for method in METHODS if method in runs}
     labels = {method: METHODS[method].label for method in runs}
     tables = {
+        "In short, text → image": rows_in_short(runs, labels),
         "The text alone: does its uncertainty foretell the result?": rows_of_text_alone(runs, labels),
         "Given the gallery: is this result right?": rows_given_gallery(runs, labels),
     }

@@ -41,6 +41,19 @@ GIVEN_GALLERY_COLUMNS = tuple(
 )
 
 
+def rows_in_short(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
+    """A row for each method: R@1, its first uncertainty of a text alone, and its posterior with a fitted scale."""
+    alone = {row["method"]: row for row in reversed(rows_of_text_alone(runs, labels))}
+    given = {row["method"]: row for row in reversed(rows_given_gallery(runs, labels))}
+    return [
+        {title: alone[label][title] for title in ("method", "t→i R@1", "i→t R@1", "uncertainty")}
+        | {f"{title}, text alone": alone[label][title] for title in ("S", "R²", "AURC", "AUROC")}
+        | {title: alone[label][title] for title in ("rho ambiguity", "rho level") if title in alone[label]}
+        | {f"{title}, posterior": given[label][f"t→i {title}"] for title in ("AURC", "AUROC", "NLL")}
+        for label in alone
+    ][::-1]
+
+
 def rows_of_text_alone(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
     """A row for each method and uncertainty of a text, or of an image, that needs no gallery."""
     rows = []
