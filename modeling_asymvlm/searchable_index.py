@@ -168,20 +168,21 @@ class SearchableIndex(FlatIndex):
                 f"rows holds {len(rows)} lists, {sum(not len(own) for own in rows)} of them empty, for "
                 f"{len(prepared)} queries: give each the rows of its right answers, at least one."
             )
-        best = []
+        right = [np.asarray(own) for own in rows]
+        for row in (bound for own in right for bound in (own.min(), own.max())):
+            if not 0 <= row < len(self):
+                raise ValueError(f"rows names row {row} of an index of {len(self)} rows: give those from 0 on.")
+        best = np.empty(len(prepared))
         for start in range(0, len(prepared), batch_size):
             batch = prepared[start : start + batch_size]
-            log_sums = self._log_sums(batch)
-            for number, own in enumerate(rows[start : start + batch_size]):
-                own_rows = np.asarray(own)[None]
-                if own_rows.min() < 0 or own_rows.max() >= len(self):
-                    raise ValueError(
-                        f"rows names row {int(own_rows.max())} of an index of {len(self)} rows: give those from 0 on."
-                    )
-                query = np.array([number])
-                scores = self._scores(batch, query, self._keys(batch, query, own_rows))
-                best.append(self.logit_scale * scores.max() - log_sums[number].item())
-        return np.array(best)
+            log_sums = self._log_sums(batch).numpy()
+            lengths = np.array([len(own) for own in right[start : start + batch_size]])
+            for length in np.unique(lengths):
+                queries = np.flatnonzero(lengths == length)
+                own_rows = np.stack([right[start + query] for query in queries])
+                scores = self._scores(batch, queries, self._keys(batch, queries, own_rows))
+                best[start + queries] = self.logit_scale * scores.max(axis=1) - log_sums[queries]
+        return best
 
     def _search_batch(
         self,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers.image_utils import load_image
 
+from .class_prompts import check_classes, prompts_of_classes
 from .distributions import PowerSpherical, VonMisesFisher
 from .head_fingerprint import head_fingerprint
 from .modeling_asymvlm import AsymVLMModel
@@ -96,7 +97,7 @@ class ZeroShotClassifier:
         check_fusion(fusion, prompt_correlation, distribution)
         if not 0 < logit_scale < float("inf"):
             raise ValueError(f"logit_scale is {logit_scale}, but must be positive and finite.")
-        _check_classes(prompt_embeds)
+        check_classes(prompt_embeds)
         width = (0, *torch.as_tensor(next(iter(prompt_embeds.values()))).shape)[-1]
         embeds = [_checked(rows, width, f"The prompts of class {name!r}") for name, rows in prompt_embeds.items()]
         device = embeds[0].device if model is None else model.logit_scale.device
@@ -138,7 +139,7 @@ class ZeroShotClassifier:
             ValueError: for empty or repeated classes, empty prompts, prompts longer than the backbone's context, and
                 templates without `{}`.
         """
-        prompts = _prompts_of_classes(classes, templates)
+        prompts = prompts_of_classes(classes, templates)
         texts = [text for own in prompts.values() for text in own]
         starts = range(0, len(texts), batch_size)
         embeds = torch.cat([text_queries(model, processor, texts[start : start + batch_size]) for start in starts])
@@ -159,7 +160,7 @@ class ZeroShotClassifier:
                 `(num_prompts, projection_dim)`.
             processor, options: as for [`from_prompts`].
         """
-        _check_classes(text_features)
+        check_classes(text_features)
         width = model.config.projection_dim
         features = [_checked(rows, width, f"The prompts of class {name!r}") for name, rows in text_features.items()]
         every = torch.cat(features).to(model.logit_scale.device)
@@ -316,35 +317,6 @@ class ZeroShotClassifier:
             inputs = self.processor(images=some, return_tensors="pt").to(self.model.device)
             parts.append(self.model.get_image_features(**inputs).pooler_output)
         return torch.cat(parts)
-
-
-def _check_classes(classes: Mapping[str, Any]) -> None:
-    if not isinstance(classes, Mapping):
-        raise TypeError(f"Expected a mapping from each class to its prompts, got {type(classes).__name__}.")
-    if not classes:
-        raise ValueError("There is no class to choose from: name at least one, with its prompts.")
-
-
-def _prompts_of_classes(
-    classes: Mapping[str, Sequence[str]] | Sequence[str], templates: Sequence[str] | None
-) -> dict[str, list[str]]:
-    if not isinstance(classes, Mapping):
-        names = [classes] if isinstance(classes, str) else list(classes)
-        templates = ["{}"] if templates is None else [templates] if isinstance(templates, str) else list(templates)
-        for template in templates:
-            if "{}" not in template:
-                raise ValueError(f"Template {template!r} has no {{}}, where the name of a class goes.")
-        if len(set(names)) < len(names):
-            raise ValueError(f"Class {max(names, key=names.count)!r} is named more than once: name each once.")
-        classes = {name: [template.replace("{}", name) for template in templates] for name in names}
-    elif templates is not None:
-        raise ValueError("Templates go with names of classes; these classes have prompts of their own.")
-    _check_classes(classes)
-    prompts = {name: [own] if isinstance(own, str) else list(own) for name, own in classes.items()}
-    for name, own in prompts.items():
-        if not own or not all(text.strip() for text in own):
-            raise ValueError(f"Class {name!r} has an empty prompt, or none: describe it in words.")
-    return prompts
 
 
 def _checked(values: Features, width: int, name: str) -> torch.Tensor:

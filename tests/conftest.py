@@ -18,6 +18,7 @@ from PIL import Image  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
+from tokenizers.processors import TemplateProcessing  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPConfig,
     CLIPImageProcessor,
@@ -82,6 +83,7 @@ def make_tiny_processor() -> CLIPProcessor:
     words = {"<unk>": 0, "<pad>": 1, "red": 2, "picture": 3, "<end>": 98, **{str(n): 10 + n for n in range(40)}}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 98)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
     return CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32), fast)
 

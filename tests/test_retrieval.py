@@ -236,6 +236,7 @@ ETA = torch.tensor([[3.0, 0.0], [0.0, 5.0]])
         (lambda index: index.search(torch.ones(1, 2), 1, where=(0, 1), method="bound"), "cannot filter"),
         (lambda index: index.log_posterior(torch.ones(2, 2), [[0], []]), "1 of them empty"),
         (lambda index: index.log_posterior(torch.ones(1, 2), [[2]]), "row 2 of an index of 2 rows"),
+        (lambda index: index.log_posterior(torch.ones(1, 2), [[1, -1]]), "row -1 of an index of 2 rows"),
         (lambda index: index.add(torch.tensor([[float("inf"), 0]])), "text_embeds are NaN or infinite"),
         (lambda index: index.add(torch.ones(2, 2), ["one"]), "1 labels for 2 embeddings"),
         (lambda index: TextIndex(1, distribution="vmf"), "dim is 1"),
