@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
 
-from .reference_uncertainty import UncertaintyReference
+from .reference_uncertainty import REFERENCE_FILE, UncertaintyReference
 from .text_checks import check_texts
 from .words import uncertainties_of_words, without_span, word_spans
+
+
+logger = logging.get_logger(__name__)
 
 
 class TextUncertaintyPipeline(ChunkPipeline):
@@ -33,13 +37,14 @@ class TextUncertaintyPipeline(ChunkPipeline):
         reference (`UncertaintyReference`, *optional*):
             The corpus that percentiles refer to. By default the one that was saved with the checkpoint, in its folder
             or on the main branch of its repository; for another branch or commit pass
-            `UncertaintyReference.from_pretrained(name, revision=...)`. A checkpoint without one gives no percentile.
+            `UncertaintyReference.from_pretrained(name, revision=...)`. Where there is none, or that of another head,
+            there are no percentiles.
         top_words (`int`, *optional*, defaults to 3):
             How many words to name at most; here or when called. With 0, the backbone sees the text alone.
 
     Raises:
-        ValueError: for a deterministic model, for a reference of other head weights, and when called for an empty text
-            or one that is longer than the context.
+        ValueError: for a deterministic model, for a `reference` of other head weights, and when called for an empty
+            text or one that is longer than the context.
     """
 
     _load_processor: Any = False
@@ -52,14 +57,24 @@ class TextUncertaintyPipeline(ChunkPipeline):
         super().__init__(*args, **kwargs)
         if self.model.config.distribution == "deterministic":
             raise ValueError("A model with distribution='deterministic' has no uncertainty: its texts are points.")
-        if reference is None and self.model.name_or_path:
-            try:
-                reference = UncertaintyReference.from_pretrained(self.model.name_or_path)
-            except FileNotFoundError:
-                pass  # `reference` says that there is none
         if reference is not None:
             reference.check_head(self.model)  # type: ignore[arg-type]
+        elif self.model.name_or_path:
+            reference = self._saved_reference()
         self.reference = reference
+
+    def _saved_reference(self) -> UncertaintyReference | None:
+        try:
+            reference = UncertaintyReference.from_pretrained(self.model.name_or_path)
+        except FileNotFoundError:
+            return None
+        if not reference.is_of(self.model):  # type: ignore[arg-type]
+            logger.warning(
+                f"No percentiles: {REFERENCE_FILE} of {self.model.name_or_path!r} belongs to other head weights than "
+                "these, which were loaded from another revision or changed since. Pass their own as reference=."
+            )
+            return None
+        return reference
 
     def _sanitize_parameters(self, top_words: int | None = None, **unknown: Any) -> tuple[dict, dict, dict]:
         if unknown:

@@ -103,9 +103,13 @@ class UncertaintyReference:
         not_above = np.searchsorted(self.uncertainties, uncertainty * (1 + ROUNDING), side="right")
         return float(100 * (below + not_above) / 2 / len(self.uncertainties))
 
+    def is_of(self, model: AsymVLMModel) -> bool:
+        """Whether the uncertainties are those of the model's head."""
+        return self.head == head_fingerprint(model)
+
     def check_head(self, model: AsymVLMModel) -> None:
         """Raises `ValueError` if the uncertainties are those of another head, whose scale is another."""
-        if self.head != head_fingerprint(model):
+        if not self.is_of(model):
             raise ValueError(
                 f"The reference uncertainties of {self.corpus!r} were computed with other head weights than this "
                 "model's, so that percentiles would mean nothing. Compute them anew with "

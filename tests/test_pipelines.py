@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -19,8 +18,6 @@ TEXTS = ["red 3 picture 17", "picture", "red  red 5", "3 4 5 6 7 8 9 red picture
 
 @pytest.fixture
 def checkpoint(tiny_clip, tiny_processor, tmp_path):
-    ending = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 98)])
-    tiny_processor.tokenizer.backend_tokenizer.post_processor = ending
     torch.manual_seed(1)
     AsymVLMModel.from_vlm_pretrained(tiny_clip).save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
@@ -98,16 +95,16 @@ def test_percentiles_refer_to_the_corpus_beside_the_checkpoint_or_to_ones_own(ju
     assert pipeline("text-uncertainty", model=str(checkpoint), reference=own)(TEXTS[0])["percentile"] == 0
 
 
-def test_a_reference_of_other_head_weights_is_refused(judge, checkpoint):
+def test_a_reference_of_other_head_weights_is_refused_and_one_that_is_found_is_left(judge, checkpoint, caplog):
     reference = UncertaintyReference.from_concentration([1.0, 2.0], judge.model, corpus="numbers")
     with torch.no_grad():
         judge.model.text_head.output_layer.bias += 0.1
     with pytest.raises(ValueError, match="other head weights"):
         TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer, reference=reference)
     reference.save(checkpoint)
-    judge.model.save_pretrained(checkpoint)
-    with pytest.raises(ValueError, match="other head weights"):
-        pipeline("text-uncertainty", model=str(checkpoint))
+    changed = TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer)
+    assert changed.reference is None and changed(TEXTS[0])["percentile"] is None
+    assert "belongs to other head weights" in caplog.text
 
 
 def test_a_saved_pipeline_needs_no_remote_code_and_keeps_its_reference(judge, tmp_path):

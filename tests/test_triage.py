@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
+from PIL import Image
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.caption_triage import triage
@@ -39,16 +39,9 @@ def model(tiny_clip) -> AsymVLMModel:
 
 
 @pytest.fixture
-def processor(tiny_processor):
-    ending = TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 98)])
-    tiny_processor.tokenizer.backend_tokenizer.post_processor = ending
-    return tiny_processor
-
-
-@pytest.fixture
-def checkpoint(model, processor, tmp_path):
+def checkpoint(model, tiny_processor, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -59,19 +52,21 @@ def table(tmp_path):
     return tmp_path / "captions.jsonl"
 
 
-def laws(model, processor) -> VonMisesFisher:
+def laws(model, tiny_processor) -> VonMisesFisher:
     """The captions' laws, each embedded alone."""
-    inputs = [processor(text=[text], return_tensors="pt") for text in CAPTIONS]
+    inputs = [tiny_processor(text=[text], return_tensors="pt") for text in CAPTIONS]
     with torch.no_grad():
         eta = torch.cat([model.get_text_features(**tokens).pooler_output for tokens in inputs])
     return VonMisesFisher.from_natural_parameter(eta)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_duplicates_and_contradictions_are_those_of_brute_force(model, processor, batch_size):
+def test_duplicates_and_contradictions_are_those_of_brute_force(model, tiny_processor, batch_size):
     threshold = 0.05
-    each = laws(model, processor)
-    found = triage(model, processor.tokenizer, CAPTIONS, IMAGES, contradiction_quantile=0.3, batch_size=batch_size)
+    each = laws(model, tiny_processor)
+    found = triage(
+        model, tiny_processor.tokenizer, CAPTIONS, IMAGES, contradiction_quantile=0.3, batch_size=batch_size
+    )
     np.testing.assert_allclose(found.concentration, each.concentration, rtol=1e-5)
     n = len(CAPTIONS)
     rows = VonMisesFisher(each.loc[:, None].double(), each.concentration[:, None].double(), validate_args=False)
@@ -95,14 +90,14 @@ def test_duplicates_and_contradictions_are_those_of_brute_force(model, processor
     assert np.isnan(found.contradiction_divergence[~chosen]).all()
 
 
-def test_without_images_to_share_nothing_contradicts(model, processor):
+def test_without_images_to_share_nothing_contradicts(model, tiny_processor):
     for images in (None, list("abcdefghi"), ["a"] * 9):
-        found = triage(model, processor.tokenizer, CAPTIONS, images)
+        found = triage(model, tiny_processor.tokenizer, CAPTIONS, images)
         assert found.contradiction_threshold is None and (found.contradiction == -1).all()
 
 
-def test_captions_beyond_the_context_are_named(model, processor):
-    found = triage(model, processor.tokenizer, ["red 3", " ".join(["red"] * 15), " ".join(["red"] * 16)])
+def test_captions_beyond_the_context_are_named(model, tiny_processor):
+    found = triage(model, tiny_processor.tokenizer, ["red 3", " ".join(["red"] * 15), " ".join(["red"] * 16)])
     assert found.cut.tolist() == [False, False, True]
 
 
@@ -150,6 +145,16 @@ def test_captions_are_read_from_tables_with_and_without_images(tmp_path, picture
     assert len(of_folder.texts) == 16 and len(set(of_folder.image_ids)) == 8
     numbers = {text.split()[1]: image for text, image in zip(of_folder.texts, of_folder.image_ids, strict=True)}
     assert len(set(numbers.values())) == 8
+
+
+def test_equal_ids_in_two_splits_are_two_images(tmp_path):
+    for split, word in (("train", "red"), ("validation", "picture"), ("test", "3")):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{split}.png")
+        row = {"image": f"{split}.png", "image_id": 0, "captions": [word, f"{word} 1"]}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+    found = read_captions(str(tmp_path))
+    assert sorted(found.texts) == ["3", "3 1", "picture", "picture 1", "red", "red 1"]
+    assert sorted(found.image_ids) == [f"{split}/0" for split in ("test", "train", "validation") for _ in range(2)]
 
 
 def refusal(capsys, *arguments) -> str:

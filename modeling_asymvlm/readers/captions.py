@@ -22,7 +22,8 @@ class Captions:
     Attributes:
         texts (`list[str]`): the captions.
         rows (`list[int]`): the row of the file that each comes from; its place among all where there are no rows.
-        image_ids (`list[str]`, *optional*): the image of each; `None` where the data do not tell.
+        image_ids (`list[str]`, *optional*):
+            The image of each, after the name of its split where there are several; `None` where the data do not tell.
     """
 
     texts: list[str]
@@ -50,12 +51,15 @@ def read_captions(
         raise ValueError(f"There is no file {name_or_path!r}.")
     if _is_table(file):
         return _of_table(file, caption_column, image_id_column)
-    sources = load_sources(
-        name_or_path, caption_column=caption_column, image_id_column=image_id_column or "image_id"
-    ).values()
-    images = [image for source in sources for part in range(source.num_parts) for image in source.read(part)]
-    texts = [text for image in images for text in image.captions]
-    return Captions(texts, list(range(len(texts))), [image.image_id for image in images for _ in image.captions])
+    sources = load_sources(name_or_path, caption_column=caption_column, image_id_column=image_id_column or "image_id")
+    texts: list[str] = []
+    image_ids: list[str] = []
+    for split, source in sources.items():
+        for image in (image for part in range(source.num_parts) for image in source.read(part)):
+            texts += image.captions
+            # an id is that of one image within its split alone
+            image_ids += [f"{split}/{image.image_id}" if len(sources) > 1 else image.image_id] * len(image.captions)
+    return Captions(texts, list(range(len(texts))), image_ids)
 
 
 def _is_table(file: Path) -> bool:
