@@ -60,17 +60,17 @@ class TextUncertaintyPipeline(ChunkPipeline):
         if reference is not None:
             reference.check_head(self.model)  # type: ignore[arg-type]
         elif self.model.name_or_path:
-            reference = self._saved_reference()
+            reference = self._saved_reference(self.model.name_or_path)
         self.reference = reference
 
-    def _saved_reference(self) -> UncertaintyReference | None:
+    def _saved_reference(self, checkpoint: str) -> UncertaintyReference | None:
         try:
-            reference = UncertaintyReference.from_pretrained(self.model.name_or_path)
+            reference = UncertaintyReference.from_pretrained(checkpoint)
         except FileNotFoundError:
             return None
         if not reference.is_of(self.model):  # type: ignore[arg-type]
             logger.warning(
-                f"No percentiles: {REFERENCE_FILE} of {self.model.name_or_path!r} belongs to other head weights than "
+                f"No percentiles: {REFERENCE_FILE} of {checkpoint!r} belongs to other head weights than "
                 "these, which were loaded from another revision or changed since. Pass their own as reference=."
             )
             return None
