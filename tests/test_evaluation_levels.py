@@ -1,5 +1,6 @@
 """The trend of accuracy over levels of uncertainty, against SciPy and brute force."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,12 +12,13 @@ from modeling_asymvlm.evaluation import rank_correlation, uncertainty_metrics
 
 
 def brute_force_uncertainty_metrics(uncertainty, correct, num_bins):
-    order = sorted(range(len(uncertainty)), key=lambda query: (uncertainty[query], query))
+    order = sorted(range(len(uncertainty)), key=lambda query: uncertainty[query])
+    alike = {value: [correct[other] for other in order if uncertainty[other] == value] for value in uncertainty}
     sizes = [len(order) // num_bins + (level < len(order) % num_bins) for level in range(num_bins)]
     recall, mean = [], []
     for size in sizes:
         members, order = order[:size], order[size:]
-        recall.append(sum(bool(correct[query]) for query in members) / size)
+        recall.append(round(math.fsum(np.mean(alike[uncertainty[query]]) for query in members) / size, 12))
         mean.append(math.fsum(uncertainty[query] for query in members) / size)
     level = list(range(num_bins))
     fit = np.polyval(np.polyfit(level, recall, 1), level)
@@ -70,6 +72,26 @@ def test_only_the_order_of_uncertainty_decides_the_levels():
     by_negative = uncertainty_metrics(-concentration, correct.int())
     assert by_inverse["bin_recall"] == by_negative["bin_recall"]
     assert by_inverse["spearman"] == by_negative["spearman"]
+
+
+def test_levels_are_the_mean_over_all_orders_of_equal_uncertainties():
+    uncertainty, correct = np.array([1, 1, 1, 2, 2, 2]), np.array([1, 0, 1, 0, 1, 0])
+    of_orders = []
+    for first in itertools.permutations(correct[:3]):
+        for second in itertools.permutations(correct[3:]):
+            of_orders.append(np.reshape([*first, *second], (3, 2)).mean(axis=1))
+    metrics = uncertainty_metrics(uncertainty, correct, num_bins=3)
+    np.testing.assert_allclose(metrics["bin_recall"], np.mean(of_orders, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_data_decides_nothing(seed):
+    generator = np.random.default_rng(seed)
+    uncertainty, correct = generator.integers(0, 4, size=60), generator.random(60) < 0.4
+    order = generator.permutation(60)
+    shuffled, straight = (uncertainty_metrics(uncertainty[rows], correct[rows]) for rows in (order, np.arange(60)))
+    np.testing.assert_allclose(shuffled["bin_recall"], straight["bin_recall"], rtol=1e-12)
+    assert shuffled["r_squared"] == pytest.approx(straight["r_squared"], rel=1e-9)
 
 
 def test_zero_concentration_is_the_least_certain():

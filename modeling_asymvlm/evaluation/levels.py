@@ -8,11 +8,15 @@ import numpy.typing as npt
 from .arrays import pearson, spearman, uncertainty_and_correct, vectors
 
 
+DECIMALS = 12  # of the R@1 of a level: levels of one large group of equal uncertainty are equal, not of unlike rounding
+
+
 def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, num_bins: int = 10) -> dict[str, Any]:
     """How well uncertainty foretells retrieval errors, by levels of uncertainty.
 
-    The queries are sorted by ascending uncertainty (stable: equal ones stay in the order given) and cut into
-    `num_bins` levels of equal count; where the count does not divide, the first levels hold one more.
+    The queries are sorted by ascending uncertainty and cut into `num_bins` levels of equal count; where the count does
+    not divide, the first levels hold one more. Queries of equal uncertainty could stand in any order: each counts as
+    right by the share of them that are, so that the order of the data decides nothing.
 
     Args:
         uncertainty (shape `(queries,)`): higher is less certain, in any unit: only the order decides the bins.
@@ -31,8 +35,7 @@ def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, n
         `num_bins`; and for each level, most certain first, the lists `bin_recall` (R@1, a fraction),
         `bin_uncertainty` (mean) and `bin_count`.
         The correlations are NaN where every level has the same R@1 (`point_biserial`: every query the same
-        `correct`), and where every query has the same uncertainty (the levels would then only tell the order of the
-        data). They measure a trend, not its size.
+        `correct`), as where every query has the same uncertainty. They measure a trend, not its size.
 
     Raises:
         ValueError: on NaN uncertainty, shapes that disagree, `correct` outside [0, 1], `num_bins` below 2 or above
@@ -44,10 +47,12 @@ def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, n
             f"`num_bins` is {num_bins} for {len(hits)} queries; it must be from 2 to the number of queries. "
             "Use fewer bins or more queries."
         )
+    _, group, count = np.unique(uncertainty, return_inverse=True, return_counts=True)
+    share = (np.bincount(group, weights=hits) / count)[group]
     bins = np.array_split(np.argsort(uncertainty, kind="stable"), num_bins)
-    recall = np.array([hits[members].mean() for members in bins])
+    recall = np.array([share[members].mean() for members in bins]).round(DECIMALS)
     level = np.arange(1.0, num_bins + 1)
-    ordered = uncertainty.min() < uncertainty.max()
+    ordered = len(count) > 1
     rank_trend = spearman(level, recall) if ordered else float("nan")
     linear_trend = pearson(level, recall) if ordered else float("nan")
     return {

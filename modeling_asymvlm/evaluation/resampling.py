@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import as_array, spearman, uncertainty_and_correct
+from .levels import DECIMALS
 
 
 def bootstrap_intervals(
@@ -68,6 +69,9 @@ def confidence_intervals(
 ) -> dict[str, list[float]]:
     """[`bootstrap_intervals`] of `spearman`, `aurc` and `auroc` of [`confidence_metrics`], computed together.
 
+    Resampling adds noise to the levels and so draws `spearman` towards 0: its interval can lie beside a value close to
+    -1 or 1, and is the cautious side of the truth.
+
     The same resamples and the same intervals, several times faster: the queries are sorted once, and a resample is
     a weight of each query.
 
@@ -99,7 +103,7 @@ def confidence_intervals(
         values["auroc"].append(_auroc(right, wrong))
         values["aurc"].append(_aurc(count, wrong))
         varies = np.count_nonzero(count) > 1
-        values["spearman"].append(_level_trend(weight, hits, num_bins) if varies else float("nan"))
+        values["spearman"].append(_level_trend(count, right, num_bins) if varies else float("nan"))
     return {name: _percentiles(of_name, (1 - confidence_level) / 2) for name, of_name in values.items()}
 
 
@@ -120,15 +124,15 @@ def _aurc(count: npt.NDArray[np.int64], wrong: npt.NDArray[np.float64]) -> float
     return float((wrong + (errors - rate * before) * (harmonic[answered] - harmonic[before])).sum() / answered[-1])
 
 
-def _level_trend(weight: npt.NDArray[np.int64], hits: npt.NDArray[np.float64], num_bins: int) -> float:
-    """Spearman correlation of level and R@1 of the level."""
-    answered, right = np.cumsum(weight), np.cumsum(weight * hits)
+def _level_trend(count: npt.NDArray[np.int64], right: npt.NDArray[np.float64], num_bins: int) -> float:
+    """Spearman correlation of level and R@1 of the level, of groups of equal uncertainty."""
+    answered, rate = np.cumsum(count), right / np.maximum(count, 1)
     size, rest = divmod(int(answered[-1]), num_bins)
     level = np.arange(num_bins + 1)
     edges = level * size + np.minimum(level, rest)
-    last = np.searchsorted(answered, edges[1:])  # the query whose copies an edge may cut
-    below = np.concatenate([[0.0], right[last] - (answered[last] - edges[1:]) * hits[last]])
-    return spearman(level[1:].astype(np.float64), np.diff(below) / np.diff(edges))
+    last = np.searchsorted(answered, edges[1:])  # the group that an edge may cut
+    below = np.concatenate([[0.0], np.cumsum(right)[last] - (answered[last] - edges[1:]) * rate[last]])
+    return spearman(level[1:].astype(np.float64), (np.diff(below) / np.diff(edges)).round(DECIMALS))
 
 
 def _check_resampling(data: list[Any], labels: Any, num_resamples: int, confidence_level: float) -> None:
