@@ -4,8 +4,9 @@
     python benchmarks/compare.py --embeddings DIR [--seeds 0 1 2] [--methods cosine pfe vmf ...] [--output DIR]
 
 DIR is a folder of cached features with train, validation and test; --scenes takes those of the embedded example, made
-where they are absent. A run that is finished is not made again until its settings, the features or the code change. A
-run that fails is reported, the others go on, and the exit code is 1. How every method is set: docs/comparison.md.
+where they are absent. A run that is finished is not made again until its settings, the features or the code change,
+and is in the tables whatever --methods names. A run that fails is reported, the others go on, and the exit code is 1.
+How every method is set: docs/comparison.md.
 """
 
 import argparse
@@ -15,15 +16,17 @@ import math
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from baselines.judging import Oracle, judge
 from baselines.methods import METHODS, Entry
 from baselines.training import train
 from common import REPOSITORY, SCENES, machine, scenes_features
-from comparison_plots import COLOURS, draw
+from comparison_plots import draw
 from comparison_tables import (
     Runs,
     as_markdown,
@@ -32,6 +35,7 @@ from comparison_tables import (
     rows_in_short,
     rows_of_text_alone,
 )
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import CLIPModel, set_seed
 
@@ -55,16 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
         backbone_logit_scale = CLIP_LOGIT_SCALE
     store = EmbeddingStore(options.embeddings)
     splits = {name: store.split(name) for name in SPLITS}
+    if options.scenes:
+        splits = {name: _with_attributes(name, split) for name, split in splits.items()}
     METHODS["cosine"].settings["logit_scale"] = backbone_logit_scale
 
     state = {
         "store": _digest(store.path),
-        "code": _digest(BASELINES, REPOSITORY / "modeling_asymvlm"),
+        "code": _digest(BASELINES, REPOSITORY / "modeling_asymvlm", SCENES),
+        "libraries": [torch.__version__, transformers.__version__],
         "oracle": oracle is not None,
     }
     planned = [
         (method, seed)
-        for method in options.methods
+        for method in METHODS
         for seed in (options.seeds if METHODS[method].training else options.seeds[:1])
     ]
     runs: Runs = {}
@@ -77,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             fingerprint = {**state, **entry.description(), "seed": seed if entry.training else None}
             try:
                 record = _finished(file, fingerprint)
+                if record is None and method not in options.methods:
+                    continue
                 if record is None:
                     record = run(entry, splits, seed, options.device, oracle)
                     _write(file, json.dumps({"fingerprint": fingerprint, "record": record}))
@@ -109,7 +118,7 @@ def report(runs: Runs, test: EmbeddingSplit, options: argparse.Namespace, captio
     runs = {method: runs[method] for method in METHODS if method in runs}
     labels = {method: METHODS[method].label for method in runs}
     tables = {
-        "In short, text → image": rows_in_short(runs, labels),
+        f"In short, text → image{', expected over pairings' if has_oracle else ''}": rows_in_short(runs, labels),
         "The text alone: does its uncertainty foretell the result?": rows_of_text_alone(runs, labels),
         "Given the gallery: is this result right?": rows_given_gallery(runs, labels),
     }
@@ -118,15 +127,15 @@ def report(runs: Runs, test: EmbeddingSplit, options: argparse.Namespace, captio
     name = "Scenes" if options.scenes else options.embeddings.resolve().name
     about = (
         f"{name}: {captions} training captions; test {len(test.captions)} captions, {len(test.image_ids)} images; "
-        f"seeds {' '.join(map(str, options.seeds))}; 10 bins; mean ± standard deviation over seeds, or [95 % by "
-        f"bootstrap over images] of a single run; {machine()}"
+        f"seeds {' '.join(map(str, options.seeds))}; 10 bins; {machine()}. Mean ± standard deviation over seeds, "
+        "which says nothing of the luck of the test split; for that see the [95 % by bootstrap over images] of rows "
+        "with a single run"
     )
     text = "\n\n".join([about, *(f"## {title}\n\n{as_markdown(rows)}" for title, rows in tables.items())])
     _write(options.output / "comparison.md", text + "\n")
     _write(options.output / "comparison.json", json.dumps(_strict({"about": about, "tables": tables}), indent=1))
-    shown = {method: records for method, records in runs.items() if not METHODS[method].ablation}
+    shown = {method: records for method, records in runs.items() if METHODS[method].drawn}
     if shown:
-        shown = dict(list(shown.items())[: len(COLOURS)])
         draw(shown, labels, test.columns, options.output, name)
     print(text)
     print(f"\nTables and figures are in {options.output}")
@@ -142,6 +151,15 @@ def _scenes(cache: Path) -> tuple[Oracle, float]:
     fits, scene_share = split_fits(test_data, held_out=True)
     scale = CLIPModel.from_pretrained(SCENES / "tiny_clip").logit_scale.exp().item()
     return (text_to_image_posterior(fits), image_to_text_posterior(fits, scene_share)), scale
+
+
+def _with_attributes(name: str, split: EmbeddingSplit) -> EmbeddingSplit:
+    """The split with the number of attributes that each caption names."""
+    from oracle import split_attributes
+
+    data = Dataset.from_parquet(str(SCENES / "data" / f"{name}.parquet"))
+    _, named = split_attributes(data)
+    return replace(split, columns={**split.columns, "num_attributes": named.sum(axis=1)})
 
 
 def _finished(file: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:

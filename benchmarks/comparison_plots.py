@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from baselines.judging import FITTED_POSTERIOR, NUM_BINS
-from comparison_tables import Runs
+from comparison_tables import Runs, headlines
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from modeling_asymvlm.plotting import write_png
 
 
-# Okabe and Ito's palette, told apart under every common colour-vision deficiency, and by marker in grey.
-COLOURS = ("#000000", "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#0072B2", "#D55E00", "#009E73", "#882255")
-MARKERS = "ov^<>sDP*"
+# Of Okabe and Ito, and of Tol: told apart under every common colour-vision deficiency, and by marker in grey.
+COLOURS = "#000000 #E69F00 #CC79A7 #332288 #56B4E9 #999999 #0072B2 #D55E00 #009E73 #882255".split()
+MARKERS = "ov^<>sDP*X"
 
 MIN_COVERAGE = 1  # %, below which a risk is that of a few texts
 CHANCE_STYLE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
@@ -56,11 +56,6 @@ def _kappa(records: list[dict[str, Any]]) -> bool:
     return "concentration" in records[0]
 
 
-def _first_uncertainty(records: list[dict[str, Any]], convention: str) -> str | None:
-    """The method's first uncertainty of a text, which is its own; caption length for the backbone."""
-    return next((name for name, of in records[0]["text_alone"].items() if convention in of), None)
-
-
 def _recall_by_level(runs: Runs, styles: dict[str, Any], file: Path, name: str) -> Path:
     figure, panels = _panels(2)
     conventions = {
@@ -70,10 +65,11 @@ def _recall_by_level(runs: Runs, styles: dict[str, Any], file: Path, name: str) 
     level = np.arange(1, NUM_BINS + 1)
     for axes, (convention, title) in zip(panels, conventions.items(), strict=True):
         for method, records in runs.items():
-            uncertainty = _first_uncertainty(records, convention)
-            if uncertainty is not None:
-                recall = _mean([record["text_alone"][uncertainty][convention]["bin_recall"] for record in records])
-                axes.plot(level, 100 * recall, linewidth=1.2, markersize=4, **_named(styles[method], uncertainty))
+            of_text = [record["text_alone"].get(record["headline"], {}).get(convention) for record in records]
+            if all(of_text):
+                recall = _mean([each["bin_recall"] for each in of_text])
+                style = _named(styles[method], headlines(records))
+                axes.plot(level, 100 * recall, linewidth=1.2, markersize=4, **style)
         axes.set(title=title, xlabel=f"uncertainty level ({NUM_BINS} bins of equal count, 1 = most certain)")
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("R@1 (%)")
@@ -84,14 +80,13 @@ def _risk_coverage(runs: Runs, styles: dict[str, Any], file: Path, name: str) ->
     figure, panels = _panels(2)
     for axes, role in zip(panels, ("the text alone", "given the gallery"), strict=True):
         for method, records in runs.items():
-            uncertainty = FITTED_POSTERIOR
-            if role == "the text alone":
-                uncertainty = _first_uncertainty(records, "text_to_image")
-            if uncertainty is not None:
-                coverage = 100 * np.asarray(records[0]["curves"][uncertainty]["coverage"])
-                risk = _mean([record["curves"][uncertainty]["risk"] for record in records])
+            alone = role == "the text alone"
+            curves = [record["curves"].get(record["headline"] if alone else FITTED_POSTERIOR) for record in records]
+            if all(curves):
+                coverage = 100 * np.asarray(curves[0]["coverage"])
+                risk = _mean([curve["risk"] for curve in curves])
                 shown = coverage >= MIN_COVERAGE
-                style = _named(styles[method], uncertainty)
+                style = _named(styles[method], headlines(records) if alone else FITTED_POSTERIOR)
                 axes.plot(coverage[shown], 100 * risk[shown], markevery=25, markersize=4, **style)
         axes.set(title=role, xlabel="coverage: share of the texts answered (%)")
     panels[0].set_ylabel("risk: share of wrong first results (%)")

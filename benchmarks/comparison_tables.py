@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from baselines.judging import FITTED_POSTERIOR
 from common import mean_and_deviation
 
 from modeling_asymvlm.report import markdown_table
@@ -11,7 +12,8 @@ from modeling_asymvlm.report import markdown_table
 
 Runs = dict[str, list[dict[str, Any]]]  # by method: one record, as `judge` gives it, for each seed
 
-WITH_INTERVALS = ("recall", "spearman", "auroc")
+WITH_INTERVALS = ("recall", "spearman", "aurc", "auroc")
+AREAS = (("AURC", "aurc", 3), ("AUROC", "auroc", 3))
 
 TEXT_ALONE_COLUMNS = (
     ("t→i R@1", "R@1", "text_to_image", "recall", 4),
@@ -41,17 +43,47 @@ GIVEN_GALLERY_COLUMNS = tuple(
 )
 
 
+def headlines(records: Sequence[dict[str, Any]]) -> str:
+    """The uncertainty of a text that the validation split chose, of each seed."""
+    return " / ".join(dict.fromkeys(record["headline"] or "" for record in records))
+
+
 def rows_in_short(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each method: R@1, its first uncertainty of a text alone, and its posterior with a fitted scale."""
-    alone = {row["method"]: row for row in reversed(rows_of_text_alone(runs, labels))}
-    given = {row["method"]: row for row in reversed(rows_given_gallery(runs, labels))}
-    return [
-        {title: alone[label][title] for title in ("method", "t→i R@1", "i→t R@1", "uncertainty")}
-        | {f"{title}, text alone": alone[label][title] for title in ("S", "R²", "AURC", "AUROC")}
-        | {title: alone[label][title] for title in ("rho ambiguity", "rho level") if title in alone[label]}
-        | {f"{title}, posterior": given[label][f"t→i {title}"] for title in ("AURC", "AUROC", "NLL")}
-        for label in alone
-    ][::-1]
+    """
+    A row for each method, text -> image: R@1, the uncertainty of a text that validation chose, and the posterior with
+    a fitted scale. With an oracle the figures are those expected over the pairings of the world.
+    """
+    rows = []
+    for method, records in runs.items():
+        cells: dict[str, Any] = {"method": labels[method], "seeds": str(len(records))}
+        for arrow, direction in (("t→i", "text_to_image"), ("i→t", "image_to_text")):
+            if "oracle" in records[0]:
+                shares = [100 * record["oracle"][f"{direction}_oracle_share"] for record in records]
+                cells[f"{arrow} R@1, % of the best"] = _cell(shares, 1)
+            else:
+                recalls = [record["retrieval"][f"{direction}_recall@1"] for record in records]
+                cells[f"{arrow} R@1"] = _cell(recalls, 4, _interval(records, "R@1", direction, "recall"))
+        cells["uncertainty"] = headlines(records)
+        alone = [_of_text(record, "text_alone", record["headline"]) for record in records]
+        for title, figure, digits in (("S", "spearman", 2), ("R²", "r_squared", 2), *AREAS):
+            cells[f"{title}, text alone"] = _cell([each.get(figure) for each in alone], digits)
+        if "rank_correlation" in records[0]:
+            known = [record["rank_correlation"].get(record["headline"]) for record in records]
+            cells["rho ambiguity"] = _cell(known, 3)
+        given = [_of_text(record, "given_gallery", FITTED_POSTERIOR) for record in records]
+        for title, figure, digits in AREAS:
+            cells[f"{title}, posterior"] = _cell([each.get(figure) for each in given], digits)
+        likelihoods = [
+            record["given_gallery"][FITTED_POSTERIOR]["text_to_image"]["negative_log_likelihood"] for record in records
+        ]
+        cells["NLL, posterior"] = _cell(likelihoods, 3)
+        rows.append(cells)
+    return rows
+
+
+def _of_text(record: dict[str, Any], role: str, confidence: str | None) -> dict[str, Any]:
+    of_confidence = (record["oracle"]["expected"] if "oracle" in record else record[role]).get(confidence, {})
+    return of_confidence.get("text_to_image", {})
 
 
 def rows_of_text_alone(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
@@ -97,28 +129,43 @@ def rows_given_gallery(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any
 
 
 def rows_against_oracle(runs: Runs, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each method and uncertainty of a text: R@1 and trends expected over the pairings of the world."""
-    rows = []
+    """
+    A row for each method and uncertainty of a text, and for its posterior: the figures expected over the pairings of
+    the world; and first those of the true posterior, which nothing can beat.
+    """
+    oracle = next(iter(runs.values()))[0]["oracle"]
+    truth: dict[str, Any] = {"expected": {"true posterior": oracle["true_posterior"]}}
+    for direction in ("text_to_image", "image_to_text"):
+        truth[f"{direction}_expected_recall@1"] = oracle[f"{direction}_best_recall@1"]
+        truth[f"{direction}_oracle_share"] = 1.0
+    rows = _oracle_rows("the best possible", [truth], ["true posterior"])
     for method, records in runs.items():
-        for confidence in records[0]["oracle"]["expected"] or {"": None}:
-            cells = {}
-            for title, direction in (("t→i", "text_to_image"), ("i→t", "image_to_text")):
-                recalls = [record["oracle"][f"{direction}_expected_recall@1"] for record in records]
-                shares = [100 * record["oracle"][f"{direction}_oracle_share"] for record in records]
-                cells[f"{title} expected R@1"] = _cell(recalls, 4)
-                cells[f"{title} share of the best, %"] = _cell(shares, 1)
-                convention = direction if direction == "text_to_image" else f"{direction}_by_retrieved_caption"
-                for name, figure in (("S", "spearman"), ("R²", "r_squared")):
-                    trends = [record["oracle"]["expected"].get(confidence, {}) for record in records]
-                    cells[f"{title} {name}"] = _cell([each.get(convention, {}).get(figure) for each in trends], 2)
-            rows.append({"method": labels[method], "uncertainty": confidence, **cells})
+        names = [name for name in records[0]["oracle"]["expected"] if name in records[0]["text_alone"]]
+        rows += _oracle_rows(labels[method], [record["oracle"] for record in records], [*names, FITTED_POSTERIOR])
+    return rows
+
+
+def _oracle_rows(label: str, of_runs: list[dict[str, Any]], confidences: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for confidence in confidences:
+        cells: dict[str, Any] = {"method": label, "confidence": confidence}
+        for title, direction in (("t→i", "text_to_image"), ("i→t", "image_to_text")):
+            cells[f"{title} R@1"] = _cell([each[f"{direction}_expected_recall@1"] for each in of_runs], 4)
+            cells[f"{title} % of the best"] = _cell([100 * each[f"{direction}_oracle_share"] for each in of_runs], 1)
+            convention = direction if direction == "text_to_image" else f"{direction}_by_retrieved_caption"
+            if confidence == FITTED_POSTERIOR and convention != direction:
+                continue
+            expected = [each["expected"][confidence][convention] for each in of_runs]
+            for name, figure, digits in (("S", "spearman", 2), ("R²", "r_squared", 2), *AREAS):
+                cells[f"{title} {name}"] = _cell([each[figure] for each in expected], digits)
+        rows.append(cells)
     return rows
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as a Markdown table: mean ± standard deviation over seeds, or the value with its interval of 95 %."""
     header = list(rows[0])
-    return markdown_table([header, *([_text(row[title]) for title in header] for row in rows)])
+    return markdown_table([header, *([_text(row.get(title, "")) for title in header] for row in rows)])
 
 
 def _interval(records: list[dict[str, Any]], confidence: str, direction: str, figure: str) -> list[float] | None:

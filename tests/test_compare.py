@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.evaluation import rank_both_ways, selective_metrics
 
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -18,7 +20,9 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(BENCHMARKS))
     import compare
+    import comparison_plots
     import comparison_tables
+    from baselines import judging
     from baselines.methods import METHODS
 
 # Adds a method that fails, which the command line cannot.
@@ -106,6 +110,8 @@ def test_a_finished_run_is_kept_until_what_it_depends_on_changes(store, tmp_path
     assert trained[2:] == ["AsymVLM vMF"]
     assert compare.main([*command, "0", "--backbone_logit_scale", "5"]) == 0  # another setting of the cosine alone
     assert trained[3:] == ["cosine of the backbone"]
+    assert compare.main([*command[:4], "--methods", "cosine", "--seeds", "0"]) == 0  # the other stays
+    assert trained[4:] == ["cosine of the backbone"] and "AsymVLM vMF" in (tmp_path / "comparison.md").read_text()
     for name in ("recall_by_level", "risk_coverage", "reliability", "concentration_by_ambiguity"):
         assert (tmp_path / f"{name}.png").stat().st_size > 0
     capsys.readouterr()
@@ -130,6 +136,49 @@ def test_every_method_is_named_once_and_its_settings_are_json():
     assert len(set(labels)) == len(labels)
     for entry in METHODS.values():
         assert json.dumps(entry.description())
+
+
+def test_every_drawn_method_has_a_colour():
+    drawn = [entry for entry in METHODS.values() if entry.drawn]
+    assert len(drawn) <= len(comparison_plots.COLOURS) == len(comparison_plots.MARKERS)
+
+
+def test_figures_of_an_oracle_are_expectations_and_the_true_posterior_is_the_best(store, quick):
+    splits = {name: EmbeddingStore(store).split(name) for name in ("validation", "test")}
+    cosine = METHODS["cosine"].build(8, logit_scale=5.0)
+    predictions = [cosine.predict(splits[name]) for name in ("validation", "test")]
+    index = splits["test"].text_image_index
+    generator = np.random.default_rng(0)
+    probability = generator.random((80, 40)) ** 8
+    probability[np.arange(80), index] += 0.5
+    oracle = (probability / probability.sum(axis=1, keepdims=True), probability / probability.sum(axis=0))
+    record = judging.judge(*predictions, splits["validation"], splits["test"], oracle)
+    top = predictions[1].scores.argmax(dim=1)
+    probability_of_top = oracle[0][np.arange(80), top]
+    for name, values in predictions[1].text_uncertainty.items():
+        draws = generator.random((4000, 80)) < probability_of_top
+        drawn = [selective_metrics(values, hits) for hits in draws]
+        expected = record["oracle"]["expected"][name]["text_to_image"]
+        assert expected["aurc"] == pytest.approx(np.mean([each["aurc"] for each in drawn]), abs=0.005)
+        best = record["oracle"]["true_posterior"]["text_to_image"]
+        assert best["aurc"] < expected["aurc"]
+    assert record["headline"] in predictions[0].text_uncertainty and record["headline"] != "true ambiguity"
+    runs, labels = {"cosine": [record]}, {"cosine": "cosine"}
+    short, against = comparison_tables.rows_in_short(runs, labels), comparison_tables.rows_against_oracle(runs, labels)
+    expected = record["oracle"]["expected"][record["headline"]]["text_to_image"]
+    assert short[0]["AURC, text alone"]["values"] == [expected["aurc"]]
+    assert against[0]["t→i % of the best"]["values"] == [100.0]
+    assert comparison_tables.as_markdown(short) and comparison_tables.as_markdown(against)
+
+
+def test_the_headline_is_chosen_on_the_validation_split(store, quick):
+    split = EmbeddingStore(store).split("test")
+    cosine = METHODS["cosine"].build(8, logit_scale=5.0).predict(split)
+    right = rank_both_ways(cosine.scores, split.text_image_index).text_to_image_rank == 0
+    better, worse = -torch.from_numpy(right.astype(float)), torch.from_numpy(right.astype(float))
+    validation = replace(cosine, text_uncertainty={"first": worse, "second": better})
+    test = replace(cosine, text_uncertainty={"first": better, "second": worse})
+    assert judging.judge(validation, test, split, split)["headline"] == "second"
 
 
 def test_cells_show_seeds_or_the_interval_of_one_run():

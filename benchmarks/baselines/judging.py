@@ -14,6 +14,7 @@ from modeling_asymvlm.evaluation import (
     QueryPosteriors,
     RetrievalRanks,
     bootstrap_intervals,
+    confidence_intervals,
     confidence_metrics,
     fit_logit_scale,
     median_rank,
@@ -25,15 +26,15 @@ from modeling_asymvlm.evaluation import (
     retrieval_posterior,
     retrieval_uncertainty_metrics,
     risk_coverage_curve,
+    selective_metrics,
     specificity_correlation,
-    uncertainty_metrics,
 )
 
-from .protocol import Predictions
+from .protocol import TRUE_AMBIGUITY, Predictions
 
 
 NUM_BINS = 10
-NUM_RESAMPLES = 200
+NUM_RESAMPLES = 1000
 CURVE_POINTS = 200
 DIRECTIONS = ("text_to_image", "image_to_text")
 FITTED_POSTERIOR = "posterior, fitted scale"
@@ -51,13 +52,14 @@ def judge(
 ) -> dict[str, Any]:
     """
     All figures of a method as JSON-ready numbers. The scale of the posterior is fitted on the validation split, for
-    each direction by itself.
+    each direction by itself; of several uncertainties of a text, that of the lowest AURC there is the `headline`.
 
     Returns:
-        `retrieval`; `text_alone` and `given_gallery`, by confidence and direction; `scales`; `rank_correlation` of
-        each confidence with the true ambiguity and `specificity` with the captions' levels, where known; `curves` of
-        risk and coverage, text->image; `intervals`, of 95 % by bootstrap over images; `oracle` where there is one; and
-        `concentration`, one a caption, where there is one.
+        `retrieval`; `headline`; `text_alone` and `given_gallery`, by confidence and direction; `scales`;
+        `rank_correlation` of each confidence with the true ambiguity and `specificity` with the captions' levels,
+        where known; `curves` of risk and coverage, text->image; `intervals`, of 95 % by bootstrap over images;
+        `oracle` where there is one: the figures expected over the pairings that the world allows, which leave out the
+        luck of the draw, and those of the true posterior; and `concentration`, one a caption, where there is one.
     """
     index = test_split.text_image_index
     ranks = rank_both_ways(test.scores, index)
@@ -72,6 +74,7 @@ def judge(
     given_gallery, per_text = _given_gallery(ranks, test, index, scales)
     record = {
         "retrieval": {**recall_at_k(ranks), **median_rank(ranks)},
+        "headline": _headline(validation, validation_split),
         "text_alone": text_alone,
         "given_gallery": given_gallery,
         "scales": {**scales, "own": test.logit_scale},
@@ -93,11 +96,20 @@ def judge(
     if oracle is not None:
         record["oracle"] = {
             **oracle_metrics(ranks, *oracle),
-            "expected": {
-                name: _expected_trends(ranks, values, oracle) for name, values in test.text_uncertainty.items()
-            },
+            "expected": {name: _expected(ranks, values, oracle) for name, values in of_text.items()},
+            "true_posterior": _expected_of_oracle(oracle),
         }
     return record
+
+
+def _headline(validation: Predictions, split: EmbeddingSplit) -> str | None:
+    hit = rank_both_ways(validation.scores, split.text_image_index).text_to_image_rank == 0
+    aurc = {
+        name: selective_metrics(values, hit)["aurc"]
+        for name, values in validation.text_uncertainty.items()
+        if name != TRUE_AMBIGUITY
+    }
+    return min(aurc, key=aurc.__getitem__, default=None)
 
 
 def _text_alone(ranks: RetrievalRanks, text: Any, image: Any) -> dict[str, Any]:
@@ -152,33 +164,32 @@ def _intervals(
     hit, answered = ranks.text_to_image_rank == 0, ranks.image_to_text_rank == 0
     intervals: dict[str, Any] = {
         "R@1": {
-            "text_to_image": _bootstrap(lambda hit: {"recall": float(hit.mean())}, hit, clusters=images),
-            "image_to_text": _bootstrap(lambda hit: {"recall": float(hit.mean())}, answered, clusters=None),
+            "text_to_image": _recall_interval(hit, images),
+            "image_to_text": _recall_interval(answered, None),
         },
-        FITTED_POSTERIOR: {"text_to_image": _bootstrap(_headline, posterior, hit, clusters=images)},
+        FITTED_POSTERIOR: {"text_to_image": _confidence_intervals(posterior, hit, images)},
     }
     for name, values in test.text_uncertainty.items():
         text = np.asarray(values)
         intervals[name] = {
-            "text_to_image": _bootstrap(_headline, text, hit, clusters=images),
-            "image_to_text_by_retrieved_caption": _bootstrap(
-                _headline, text[ranks.image_to_text_top], answered, clusters=None
-            ),
+            "text_to_image": _confidence_intervals(text, hit, images),
+            "image_to_text_by_retrieved_caption": _confidence_intervals(text[ranks.image_to_text_top], answered, None),
         }
     for name, values in test.image_uncertainty.items():
         own = np.asarray(values)[ranks.image_queries]
-        by_image = _bootstrap(_headline, own, answered, clusters=None)
-        intervals.setdefault(name, {})["image_to_text_by_image"] = by_image
+        intervals.setdefault(name, {})["image_to_text_by_image"] = _confidence_intervals(own, answered, None)
     return intervals
 
 
-def _bootstrap(statistic: Any, *arrays: np.ndarray, clusters: np.ndarray | None) -> Any:
-    return bootstrap_intervals(statistic, *arrays, clusters=clusters, num_resamples=NUM_RESAMPLES)
+def _recall_interval(hit: np.ndarray, clusters: np.ndarray | None) -> dict[str, list[float]]:
+    return {"recall": bootstrap_intervals(np.mean, hit, clusters=clusters, num_resamples=NUM_RESAMPLES)}
 
 
-def _headline(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    metrics = confidence_metrics(uncertainty, correct, num_bins=NUM_BINS)
-    return {name: metrics[name] for name in ("spearman", "r_squared", "aurc", "excess_aurc", "auroc")}
+def _confidence_intervals(
+    uncertainty: np.ndarray, correct: np.ndarray, clusters: np.ndarray | None
+) -> dict[str, list[float]]:
+    options = {"clusters": clusters, "num_bins": NUM_BINS, "num_resamples": NUM_RESAMPLES}
+    return confidence_intervals(uncertainty, correct, **options)  # type: ignore[arg-type]
 
 
 def _curve(uncertainty: Any, correct: np.ndarray) -> dict[str, list[float]]:
@@ -190,20 +201,26 @@ def _rounded(values: Any) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _expected_trends(ranks: RetrievalRanks, uncertainty: Any, oracle: Oracle) -> dict[str, dict[str, float]]:
-    """S and R² of the probability of each first result to be right, in place of the hits of one draw."""
+def _expected(ranks: RetrievalRanks, uncertainty: Any, oracle: Oracle) -> dict[str, dict[str, float]]:
+    """The figures of a text's uncertainty, with the probability of each first result to be right for its hit."""
     uncertainty = np.asarray(uncertainty)
-    queries = np.arange(len(uncertainty))
-    trends = {
-        "text_to_image": (uncertainty, oracle[0][queries, ranks.text_to_image_top]),
+    texts = np.arange(len(uncertainty))
+    of_queries = {
+        "text_to_image": (uncertainty, oracle[0][texts, ranks.text_to_image_top]),
         "image_to_text_by_retrieved_caption": (
             uncertainty[ranks.image_to_text_top],
             oracle[1][ranks.image_to_text_top, ranks.image_queries],
         ),
     }
-    return {
-        convention: {
-            name: uncertainty_metrics(*of_queries, num_bins=NUM_BINS)[name] for name in ("spearman", "r_squared")
-        }
-        for convention, of_queries in trends.items()
-    }
+    return {convention: _figures(*arrays) for convention, arrays in of_queries.items()}
+
+
+def _expected_of_oracle(oracle: Oracle) -> dict[str, dict[str, float]]:
+    """Those of the most probable results and their own probability, which nothing can beat."""
+    best = {"text_to_image": oracle[0].max(axis=1), "image_to_text_by_retrieved_caption": oracle[1].max(axis=0)}
+    return {convention: _figures(-probability, probability) for convention, probability in best.items()}
+
+
+def _figures(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    metrics = confidence_metrics(uncertainty, correct, num_bins=NUM_BINS)
+    return {name: metrics[name] for name in ("spearman", "r_squared", "aurc", "excess_aurc", "auroc")}

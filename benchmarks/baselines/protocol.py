@@ -9,6 +9,9 @@ from torch import nn
 from modeling_asymvlm.data import EmbeddingSplit
 
 
+TRUE_AMBIGUITY = "true ambiguity"  # as an uncertainty: what some data tell, and no method knows
+
+
 @dataclass(frozen=True)
 class Predictions:
     """

@@ -8,7 +8,9 @@ import numpy.typing as npt
 from .arrays import pearson, spearman, uncertainty_and_correct, vectors
 
 
-DECIMALS = 12  # of the R@1 of a level: levels of one large group of equal uncertainty are equal, not of unlike rounding
+DECIMALS = (
+    12  # of the R@1 of a level: levels of one large group of equal uncertainty are equal, not of unlike rounding
+)
 
 
 def uncertainty_metrics(uncertainty: npt.ArrayLike, correct: npt.ArrayLike, *, num_bins: int = 10) -> dict[str, Any]:
