@@ -64,7 +64,7 @@ def _recommended(label: str, distribution: str, recommendation: tuple[dict, dict
 
 METHODS: dict[str, Entry] = {
     "cosine": Entry("cosine of the backbone", Cosine),
-    "pfe": Entry("PFE", PFE, {}, Training(1e-3, weight_decay=1e-4)),
+    "pfe": Entry("PFE", PFE, {}, Training(3e-3, weight_decay=1e-4)),
     "pcmepp": Entry("PCME++", PCMEPlusPlus, {}, Training(5e-4, weight_decay=1e-4)),
     "pcmepp-no-pseudo": Entry(
         "PCME++, no pseudo-positives",
@@ -73,7 +73,7 @@ METHODS: dict[str, Entry] = {
         Training(2e-3, weight_decay=1e-4),
     ),
     "prolip": Entry("ProLIP", ProLIP, {}, Training(5e-4, weight_decay=0.2, scalar_learning_rate=5e-2)),
-    "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(1e-3)),
+    "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(3e-3)),
     "vmf": _asymvlm("AsymVLM vMF", VMF),
     "ps": _asymvlm("AsymVLM PS", PS),
     "vmf-small-data": _recommended("AsymVLM vMF, for small data", VMF, SMALL_DATA),
