@@ -15,6 +15,7 @@ from .evaluation import (
     RetrievalRanks,
     bootstrap_intervals,
     confidence_intervals,
+    graded,
     median_rank,
     posterior_metrics,
     rank_both_ways,
@@ -68,7 +69,8 @@ def evaluate_split(
         [`~evaluation.retrieval_uncertainty_metrics`] gives it; `posterior`, the temperature `logit_scale` and the
         metrics of [`~evaluation.posterior_metrics`]; `intervals`, 95 % bootstrap intervals over images, of the same
         keys; `risk_coverage`, the curve of each confidence at 200 coverages; `rank_correlation_with_ambiguity` where
-        the captions' true ambiguity is known, and `specificity` where the captions have levels in a hierarchy.
+        the captions' true ambiguity is known, and `specificity`, of the images whose captions have several levels in
+        a hierarchy, where there are such.
         `concentration` and what is made from it are absent for a deterministic model; `uncertainty`, `posterior`,
         their curves and intervals with fewer than 10 images or captions.
     """
@@ -110,8 +112,10 @@ def evaluate_split(
         if "ambiguity" in split.columns:
             results["rank_correlation_with_ambiguity"] = rank_correlation(uncertainty, split.columns["ambiguity"])
         if "level" in split.columns:
-            level, group = split.columns["level"], split.text_image_index
-            results["specificity"] = specificity_correlation(concentration, level, group)
+            level, group = split.columns["level"], np.asarray(split.text_image_index)
+            kept = graded(level, group)
+            if kept.any():
+                results["specificity"] = specificity_correlation(concentration.numpy()[kept], level[kept], group[kept])
     results |= _curves_and_intervals(ranks, np.asarray(split.text_image_index), uncertainty, posterior, num_resamples)
     return results
 

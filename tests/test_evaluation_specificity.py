@@ -11,6 +11,7 @@ from scipy import stats
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.evaluation import (
+    graded,
     read_hierarchies,
     remove_words,
     specificity_correlation,
@@ -54,6 +55,14 @@ def test_specificity_correlation_matches_brute_force():
             overall = stats.spearmanr(concentration, level).statistic
             assert metrics["overall_spearman"] == pytest.approx(overall, rel=1e-12)
             assert (metrics["num_groups"], metrics["num_constant_groups"]) == (30, 1)
+
+
+def test_captions_of_graded_groups_are_those_of_groups_with_two_levels():
+    generator = np.random.default_rng(0)
+    group = generator.choice(["a", "b", "c", "d", "e", "f"], size=14)
+    level = generator.integers(0, 2, size=14)
+    expected = [len({other for other, own in zip(level, group, strict=True) if own == name}) > 1 for name in group]
+    assert graded(level, group).tolist() == expected and 0 < sum(expected) < 14
 
 
 def test_specificity_at_its_limits():

@@ -108,6 +108,16 @@ def test_specificity_is_reported_where_captions_have_levels():
     assert "with the caption's level" in format_table(results)
 
 
+def test_images_whose_captions_are_all_of_one_level_do_not_count_towards_specificity():
+    model = AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval()
+    level = np.arange(40) // 10
+    whole = evaluate_split(model, make_split(10, 40, level=level), num_resamples=5)["specificity"]
+    level[np.arange(40) % 10 == 3] = 2
+    some = evaluate_split(model, make_split(10, 40, level=level), num_resamples=5)["specificity"]
+    assert (whole["num_groups"], some["num_groups"]) == (10, 9)
+    assert "specificity" not in evaluate_split(model, make_split(40, 40, level=np.arange(40) % 4), num_resamples=5)
+
+
 def test_the_table_shows_every_figure_and_says_what_is_undefined():
     torch.manual_seed(0)
     results = evaluate_split(

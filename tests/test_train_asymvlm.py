@@ -72,6 +72,17 @@ def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, cap
             assert plot.size[0] > 400 and f"({name})" in card
 
 
+def test_a_head_is_saved_before_it_is_evaluated(store, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(train_asymvlm, "evaluate_split", fails)
+    with pytest.raises(RuntimeError, match="out of order"):
+        run("--embeddings", store, "--output_dir", tmp_path / "out")
+    monkeypatch.undo()
+    assert AutoModel.from_pretrained(tmp_path / "out").config.projection_dim == EmbeddingStore(store).split("test").dim
+
+
 def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(backbone, tmp_path, capsys):
     pictures = make_picture_folder(tmp_path / "pictures", 40)
     folder = tmp_path / "out"

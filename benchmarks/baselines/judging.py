@@ -17,6 +17,7 @@ from modeling_asymvlm.evaluation import (
     confidence_intervals,
     confidence_metrics,
     fit_logit_scale,
+    graded,
     median_rank,
     oracle_metrics,
     posterior_metrics,
@@ -87,10 +88,13 @@ def judge(
         ambiguity = test_split.columns["ambiguity"]
         record["rank_correlation"] = {name: rank_correlation(values, ambiguity) for name, values in of_text.items()}
     if "level" in test_split.columns:
-        record["specificity"] = {
-            name: specificity_correlation(-torch.as_tensor(values), test_split.columns["level"], index)
-            for name, values in of_text.items()
-        }
+        level, group = test_split.columns["level"], np.asarray(index)
+        kept = graded(level, group)
+        if kept.any():
+            record["specificity"] = {
+                name: specificity_correlation(-np.asarray(values)[kept], level[kept], group[kept])
+                for name, values in of_text.items()
+            }
     if test.concentration is not None:
         record["concentration"] = _rounded(test.concentration)
     if oracle is not None:

@@ -19,7 +19,7 @@ from .recall import median_rank, recall_at_k, retrieval_metrics
 from .resampling import bootstrap_intervals, confidence_intervals, mean_over_seeds
 from .scores import EmbeddingScores
 from .selective import risk_coverage_curve, selective_metrics
-from .specificity import ShortenedCaptions, remove_words, specificity_correlation, word_removal_metrics
+from .specificity import ShortenedCaptions, graded, remove_words, specificity_correlation, word_removal_metrics
 
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "confidence_intervals",
     "confidence_metrics",
     "fit_logit_scale",
+    "graded",
     "many_to_many_metrics",
     "mean_over_seeds",
     "median_rank",

@@ -65,6 +65,20 @@ def specificity_correlation(
     }
 
 
+def graded(level: npt.ArrayLike, group: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which captions are in a group of several levels, as [`specificity_correlation`] asks for: `(texts,)`.
+
+    Args:
+        level, group (shape `(texts,)`): as for [`specificity_correlation`].
+    """
+    (level,) = vectors(level=level)
+    _, member = np.unique(as_array(group), return_inverse=True)
+    lowest, highest = np.full(member.max() + 1, np.inf), np.full(member.max() + 1, -np.inf)
+    np.minimum.at(lowest, member, level)
+    np.maximum.at(highest, member, level)
+    return (lowest < highest)[member]
+
+
 @dataclass(frozen=True)
 class ShortenedCaptions:
     """Captions that have lost words; see [`remove_words`].
