@@ -56,13 +56,13 @@ def main() -> None:
     rows = []
     for title, mask in (("deleted", None), (f"replaced by {options.mask!r}", options.mask)):
         metrics = evaluate_word_removal(model, processor, some, mask=mask)
-        rows.append([f"words {title}", metrics["num_captions"], *_shares(metrics, "rising_share")])
+        rows.append([f"words {title}", str(metrics["num_captions"]), *_shares(metrics, "rising_share")])
     if options.hierarchies is None:
         title, hierarchies = "hierarchies of Scenes", hierarchies_of_scenes(options.captions)
     else:
         title, hierarchies = options.hierarchies.name, read_hierarchies(options.hierarchies)
     metrics = evaluate_hierarchies(model, processor, hierarchies)
-    rows.append([title, metrics["num_groups"], *_shares(metrics, "ordered_share")])
+    rows.append([title, str(metrics["num_groups"]), *_shares(metrics, "ordered_share")])
     print(f"{machine()}\n")
     print_table(["texts", "groups", "rank correlation", "wholly ordered", "pairs ordered"], rows)
 
