@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from common import machine, print_table
 from distributions import medians
 
-from modeling_asymvlm.faiss_products import MatrixProducts
 from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.retrieval import TextIndex
+from modeling_asymvlm.searchable_index import matrix_products
 
 
 LAWS = {"vmf": "von Mises-Fisher", "power_spherical": "Power Spherical"}
@@ -133,7 +133,7 @@ def measure(size: int, num_queries: int, dim: int, repeats: int) -> tuple[dict[s
         return lambda: indexes[law].search(images, K, batch_size=num_queries, **options)
 
     def search_plain() -> None:
-        with MatrixProducts():
+        with matrix_products(num_queries):
             plain.search(vectors, K)
 
     tasks: dict[str, Any] = {

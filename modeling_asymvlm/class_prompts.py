@@ -23,7 +23,6 @@ def prompts_of_classes(
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"Template {template!r} has no {{}}, where the name of a class goes.")
-        _check_strings(names)
         if len(set(names)) < len(names):
             raise ValueError(f"Class {max(names, key=names.count)!r} is named more than once: name each once.")
         classes = {name: [template.replace("{}", name) for template in templates] for name in names}
@@ -31,16 +30,7 @@ def prompts_of_classes(
         raise ValueError("Templates go with names of classes; these classes have prompts of their own.")
     check_classes(classes)
     prompts = {name: [own] if isinstance(own, str) else list(own) for name, own in classes.items()}
-    _check_strings([*prompts, *(text for own in prompts.values() for text in own)])
     for name, own in prompts.items():
         if not own or not all(text.strip() for text in own):
             raise ValueError(f"Class {name!r} has an empty prompt, or none: describe it in words.")
     return prompts
-
-
-def _check_strings(values: list[Any]) -> None:
-    for value in values:
-        if not isinstance(value, str):
-            raise ValueError(
-                f"Names of classes and prompts are strings, but there is {value!r}: describe it in words."
-            )

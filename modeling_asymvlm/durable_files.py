@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,50 +33,13 @@ def write_json(file: Path, content: Any) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def folder_in_place(path: Path, files: set[str]) -> Iterator[Path]:
-    """
-    A new folder, to be filled within the context, that takes the place of what is at `path` at its end. Whatever stops
-    it leaves what was there, and nothing else.
-
-    Args:
-        path (`Path`): a folder that does not exist, is empty, or holds nothing but `files`.
-        files (`set[str]`): names of the files of such a folder.
-
-    Raises:
-        FileExistsError: if there is anything else at `path`, which would be lost.
-    """
-    foreign = sorted({file.name for file in path.iterdir()} - files) if path.is_dir() else [path.name]
-    if path.exists() and foreign:
-        raise FileExistsError(
-            f"{str(path)!r} holds {foreign[0]!r}, which saving there would delete: name a folder of its own."
-        )
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        for file in unfinished.iterdir():
-            flush_to_disk(file)
-        replace_folder(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def replace_folder(finished: Path, path: Path) -> None:
-    """
-    Puts a finished folder in place of whatever is at `path`. An error or an interruption leaves what was there; if the
-    machine stops in between, it lies beside `path` with the ending `.old`, and `finished` is whole.
-    """
+    """Puts a finished folder in place of whatever is at `path`. A stop in between leaves at least `finished`."""
     old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
-    try:
-        finished.rename(path)
-    except BaseException:
-        if old.exists():
-            old.rename(path)
-        raise
+    finished.rename(path)
     flush_to_disk(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -22,8 +22,6 @@ proportional to `exp(kappa cos) sin^(d-2)` or `(1 + cos)^kappa sin^(d-2)`. Where
 `kappa_a rho >= kappa_b`, and the other score `kappa_a rho >= kappa_b / 2`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -83,7 +81,8 @@ def entailment_score(
         raise TypeError(f"The laws must be of one kind, got {type(specific).__name__} and {type(general).__name__}.")
     if method == "inclusion":
         return inclusion_probability(specific, general, level=level)
-    return _by_pairs(lambda one, two: one._relative_entropy() - kl_divergence(one, two), specific, general)
+    specific, general = _in_float64(specific), _in_float64(general)
+    return specific._relative_entropy() - kl_divergence(specific, general)
 
 
 @torch.no_grad()
@@ -106,39 +105,28 @@ def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float =
         raise ValueError(
             f"Inclusion is between laws on one sphere of dimension 3 or more, got {specific.dim} and {general.dim}."
         )
-
-    def probability(one: TextLaw, two: TextLaw) -> torch.Tensor:
-        # Of the chord, and not of the cosine, so that small angles keep their digits.
-        tilts = (2 * (one.separation(two.loc) / 2).sqrt().clamp(max=1).arcsin()).numpy()
-        return torch.from_numpy(_probability_of_cap(one, tilts, _edges_of_regions(two, level)))
-
-    return _by_pairs(probability, specific, general)
-
-
-def _by_pairs(
-    function: Callable[[TextLaw, TextLaw], torch.Tensor], specific: TextLaw, general: TextLaw
-) -> torch.Tensor:
-    """A function of laws `(n,)` for all pairs of two broadcastable batches, some pairs at a time."""
     shape = torch.broadcast_shapes(specific.batch_shape, general.batch_shape)
-    laws = [_flat(law) for law in (specific, general)]
-    rows = [
-        torch.arange(law.batch_shape.numel()).reshape(law.batch_shape).expand(shape).reshape(-1)
-        for law in (specific, general)
-    ]
-    parts = [torch.empty(0, dtype=torch.float64)]
-    for some in zip(*(own.split(PAIRS_AT_A_TIME) for own in rows), strict=True):
-        parts.append(function(*(_of_rows(law, own) for law, own in zip(laws, some, strict=True))))
-    return torch.cat(parts).reshape(shape)
-
-
-def _of_rows(law: TextLaw, rows: torch.Tensor) -> TextLaw:
-    return type(law)(law.loc[rows], law.concentration[rows], validate_args=False)
+    first, second = _flat(specific.expand(shape)), _flat(general.expand(shape))
+    # Of the chord, and not of the cosine, so that small angles keep their digits.
+    tilts = (2 * (first.separation(second.loc) / 2).sqrt().clamp(max=1).arcsin()).numpy()
+    parts = [np.empty(0)]
+    for start in range(0, len(tilts), PAIRS_AT_A_TIME):
+        some = slice(start, start + PAIRS_AT_A_TIME)
+        one, two = (type(law)(law.loc[some], law.concentration[some], validate_args=False) for law in (first, second))
+        parts.append(_probability_of_cap(one, tilts[some], _edges_of_regions(two, level)))
+    return torch.from_numpy(np.concatenate(parts)).reshape(shape)
 
 
 def _flat(law: TextLaw) -> TextLaw:
     """In float64 on the CPU, with one batch dimension."""
-    loc = F.normalize(law.loc.cpu().double(), dim=-1).reshape(-1, law.dim)
-    return type(law)(loc, law.concentration.cpu().double().reshape(-1), validate_args=False)
+    law = _in_float64(law)
+    return type(law)(law.loc.reshape(-1, law.dim), law.concentration.reshape(-1), validate_args=False)
+
+
+def _in_float64(law: TextLaw) -> TextLaw:
+    return type(law)(
+        F.normalize(law.loc.cpu().double(), dim=-1), law.concentration.cpu().double(), validate_args=False
+    )
 
 
 def _range_of_angles(law: TextLaw) -> tuple[np.ndarray, np.ndarray]:

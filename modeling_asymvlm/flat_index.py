@@ -1,6 +1,5 @@
 """What text and image indexes share: flat FAISS storage with labels, its growth and its files."""
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +21,6 @@ from .objective import check_choices
 Embeddings = torch.Tensor | npt.ArrayLike
 
 
-class _Rows:
-    """The vectors of a FAISS index as NumPy takes them, which keeps the index as long as the array."""
-
-    def __init__(self, index: faiss.IndexFlatIP, read_only: bool):
-        self.index = index
-        every = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-        address, _ = every.__array_interface__["data"]
-        shape = index.ntotal, index.d
-        self.__array_interface__ = {**every.__array_interface__, "data": (address, read_only), "shape": shape}
-
-
 class FlatIndex(ABC):
     """Storage of [`~retrieval.TextIndex`] and [`~retrieval.ImageIndex`], which say what a row is."""
 
@@ -51,7 +39,6 @@ class FlatIndex(ABC):
         self.labels = pa.chunked_array([], type=pa.large_string())
         self.memory_mapped = False
         self._faiss = faiss.IndexFlatIP(self.dim + self._extra_columns())
-        self._lent: weakref.WeakSet[_Rows] = weakref.WeakSet()
 
     @classmethod
     def from_split(cls, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> Self:
@@ -100,9 +87,11 @@ class FlatIndex(ABC):
     def vectors(self) -> np.ndarray:
         """
         The float32 vectors of shape `(rows, width)`, read-only and not copied: with inner product as the metric they
-        can be searched by any library. See [`~TextIndex.query_vectors`]. They stay as they are when the index grows.
+        can be searched by any library. See [`~TextIndex.query_vectors`].
         """
-        return self._rows(read_only=True)
+        vectors = self._writable_vectors()
+        vectors.flags.writeable = False
+        return vectors
 
     def build_approximate(self, factory: str) -> faiss.Index:
         """
@@ -117,12 +106,7 @@ class FlatIndex(ABC):
         return approximate
 
     def save(self, path: str | Path) -> None:
-        """
-        Writes a folder without pickle; see `index_files`.
-
-        Raises:
-            FileExistsError: if there is anything at `path` but an index, which this one replaces.
-        """
+        """Writes a folder without pickle, in place of whatever was at `path`; see `index_files`."""
         manifest = {
             "kind": self.kind,
             "num_rows": len(self),
@@ -190,36 +174,21 @@ class FlatIndex(ABC):
         if self.memory_mapped:
             raise ValueError("A memory-mapped index cannot grow: load it with memory_map=False to add to it.")
         texts = list(labels) if labels is not None else [str(len(self) + row) for row in range(len(vectors))]
-        if isinstance(labels, str) or not all(isinstance(text, str) for text in texts):
-            wrong = next((text for text in texts if not isinstance(text, str)), labels)
-            raise ValueError(f"labels must be a sequence of strings, one for each embedding, but there is {wrong!r}.")
         if len(texts) != len(vectors):
             raise ValueError(f"There are {len(texts)} labels for {len(vectors)} embeddings: give one for each.")
         chunk = pa.array(texts, type=pa.large_string())
-        self._release_rows()
         self._faiss.add(vectors)
         self.labels = pa.chunked_array([*self.labels.chunks, chunk], type=chunk.type)
 
     def _truncate(self, num_rows: int) -> None:
-        self._release_rows()
         self._faiss.remove_ids(faiss.IDSelectorRange(num_rows, len(self)))
         self.labels = self.labels.slice(0, num_rows)
 
-    def _rows(self, *, read_only: bool = False) -> np.ndarray:
-        """The vectors without a copy, never written to; torch warns of those that are read-only."""
+    def _writable_vectors(self) -> np.ndarray:
+        """What torch takes without a copy and without a warning; never written to."""
         if not len(self):
             return np.empty((0, self._faiss.d), np.float32)
-        rows = _Rows(self._faiss, read_only)
-        self._lent.add(rows)
-        return np.asarray(rows)
-
-    def _release_rows(self) -> None:
-        """FAISS moves its vectors as it grows: those that somebody holds stay with the index that has them."""
-        if self._lent:
-            held = self._faiss
-            self._faiss = faiss.IndexFlatIP(held.d)
-            self._faiss.add(np.asarray(_Rows(held, read_only=True)))
-            self._lent = weakref.WeakSet()
+        return faiss.rev_swig_ptr(self._faiss.get_xb(), len(self) * self._faiss.d).reshape(len(self), -1)
 
     def _checked(self, embeddings: Embeddings, name: str) -> torch.Tensor:
         """float64 of shape `(rows, dim)`; values stay those of the narrower dtype."""

@@ -114,10 +114,6 @@ def _root(parent: np.ndarray, row: int) -> int:
     return row
 
 
-def _cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return first @ second.T
-
-
 def _candidates(
     texts: TextLaw, threshold: float, tile: int, progress: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -144,7 +140,7 @@ def _candidates(
                 continue  # and not break: texts of higher concentration say more, so that more is allowed
             same = (concentration[rows, None] - concentration[columns]) * (expected[rows, None] - expected[columns])
             limit = (allowance[rows, None] + allowance[columns] - same).float()
-            cosines = _cosines(loc[rows], loc[columns])
+            cosines = loc[rows] @ loc[columns].T
             kappas = concentration[rows].float()[:, None], concentration[columns].float()
             lengths = length[rows].float()[:, None], length[columns].float()
             if is_vmf:

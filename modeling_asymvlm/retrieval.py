@@ -159,14 +159,14 @@ class TextIndex(SearchableIndex):
         """Cosines, float64, of the best texts of a sample."""
         if self._sample is None:
             step = max(1, min(SAMPLE_EVERY, len(self) // MIN_SAMPLE))
-            self._sample = torch.from_numpy(self._rows()[::step].copy())
+            self._sample = torch.from_numpy(self._writable_vectors()[::step].copy())
         eta, kappa, log_normalizers = self._sample[:, : self.dim], self._sample[:, -2], self._sample[:, -1]
         cosines = images.float() @ eta.T / kappa.clamp(min=torch.finfo(torch.float32).tiny)
         best = self._likelihood(cosines, kappa, log_normalizers).argmax(dim=1, keepdim=True)
         return cosines.gather(1, best)[:, 0].double()
 
     def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
-        vectors = torch.from_numpy(self._rows())
+        vectors = torch.from_numpy(self._writable_vectors())
         columns = vectors.shape[1] - self.dim
         constants = torch.tensor([[1.0]] if columns == 1 else [[0.0, 0.0]])
         directions = torch.cat([batch, constants.expand(len(batch), -1)], dim=1).float()
@@ -257,7 +257,7 @@ class ImageIndex(SearchableIndex):
         return F.normalize(batch[queries], dim=-1).float(), relative_rounding(self.dim)
 
     def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
-        vectors = torch.from_numpy(self._rows())
+        vectors = torch.from_numpy(self._writable_vectors())
         directions = F.normalize(batch, dim=-1).float()
         concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True)
         log_normalizers = self._log_normalizers(concentration).float()

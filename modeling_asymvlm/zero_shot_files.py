@@ -5,6 +5,7 @@ prompts.safetensors    prompt_embeds, natural parameters of the prompts of all c
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .durable_files import folder_in_place
+from .durable_files import replace_folder
 
 
 MANIFEST, PROMPTS = "classifier.json", "prompts.safetensors"
@@ -23,11 +24,17 @@ OPTIONS = {"distribution", "normalizer", "logit_scale", "fusion", "prompt_correl
 def write_classifier(
     path: Path, prompt_embeds: torch.Tensor, *, classes: dict[str, int], options: dict[str, Any], model: str | None
 ) -> None:
-    """Writes a folder, in place of a classifier that was there; see [`folder_in_place`] for interruptions."""
-    with folder_in_place(path, {MANIFEST, PROMPTS}) as folder:
-        save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, folder / PROMPTS)
+    """Writes a folder in place of whatever was at `path`, beside it first, so that an interruption leaves the old."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, unfinished / PROMPTS)
         manifest = {"format": FORMAT, "classes": list(classes.items()), "options": options, "model": model}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        replace_folder(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], str | None]:

@@ -190,13 +190,3 @@ def test_text_queries_are_words_within_the_context(tiny_clip, tiny_processor, tm
             text_queries(model, tiny_processor, texts)
     with pytest.raises(ValueError, match="tokens, but the context of the backbone is 16"):
         text_queries(model, tiny_processor, ["red", "red 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"])
-
-
-@pytest.mark.parametrize("index_class", [TextIndex, ImageIndex])
-def test_an_index_is_not_saved_over_a_checkpoint(index_class, tmp_path):
-    model = make_model()
-    model.save_pretrained(tmp_path)
-    index = index_class.from_split(model, make_split())
-    with pytest.raises(FileExistsError, match="saving there would delete"):
-        index.save(tmp_path)
-    AsymVLMModel.from_pretrained(tmp_path)
