@@ -106,7 +106,12 @@ class FlatIndex(ABC):
         return approximate
 
     def save(self, path: str | Path) -> None:
-        """Writes a folder without pickle, in place of whatever was at `path`; see `index_files`."""
+        """
+        Writes a folder without pickle, see `index_files`. An index that was saved at `path` before is replaced.
+
+        Raises:
+            FileExistsError: if anything but an index or an empty folder is at `path`.
+        """
         manifest = {
             "kind": self.kind,
             "num_rows": len(self),

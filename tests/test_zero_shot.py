@@ -207,7 +207,7 @@ def test_classifiers_of_other_models_and_damaged_ones_are_refused(classifier, tm
         ([], None, "no class to choose from"),
         ({"one": []}, None, "Class 'one' has an empty prompt, or none"),
         ({"one": ["red", " "]}, None, "Class 'one' has an empty prompt, or none"),
-        ({"one": ["red " * 20]}, None, "has 20 tokens, but the context of the backbone is 16"),
+        ({"one": ["red " * 20]}, None, "has 21 tokens, but the context of the backbone is 16"),
         ({"one": ["red"]}, ["{}"], "have prompts of their own"),
         (["red", "red"], None, "Class 'red' is named more than once"),
         (["red"], ["picture"], "Template 'picture' has no {}"),
