@@ -17,6 +17,7 @@ from .index_files import part_of_split, read_index, split_fingerprint, write_ind
 from .lent_vectors import changeable, lend_vectors, own_vectors
 from .modeling_asymvlm import AsymVLMModel
 from .objective import check_choices
+from .text_checks import check_strings
 
 
 Embeddings = torch.Tensor | npt.ArrayLike
@@ -180,7 +181,10 @@ class FlatIndex(ABC):
     def _append(self, vectors: np.ndarray, labels: Sequence[str] | None) -> None:
         if self.memory_mapped:
             raise ValueError("A memory-mapped index cannot grow: load it with memory_map=False to add to it.")
+        if isinstance(labels, str):
+            raise TypeError(f"The labels are one string, {labels!r}: pass a list of strings, one for each embedding.")
         texts = list(labels) if labels is not None else [str(len(self) + row) for row in range(len(vectors))]
+        check_strings(texts, "Label")
         if len(texts) != len(vectors):
             raise ValueError(f"There are {len(texts)} labels for {len(vectors)} embeddings: give one for each.")
         chunk = pa.array(texts, type=pa.large_string())

@@ -136,6 +136,7 @@ class ZeroShotClassifier:
             options: `fusion`, `prompt_correlation` and `logit_scale`, by default the model's.
 
         Raises:
+            TypeError: for names, prompts and templates that are no strings.
             ValueError: for empty or repeated classes, empty prompts, prompts longer than the backbone's context, and
                 templates without `{}`.
         """

@@ -287,6 +287,25 @@ def test_bad_input_is_refused_with_its_value_and_leaves_the_index_alone(call, me
     assert len(index) == len(index.labels) == len(index.concentration) == 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], "Label 0 is of type int: pass a string"),
+        (["a", None], "Label 1 is of type NoneType: pass a string"),
+        (np.array([0.5, 1]), "Label 0 is of type float64: pass a string"),
+        ("ab", "The labels are one string, 'ab': pass a list of strings"),
+    ],
+)
+@pytest.mark.parametrize("make", [text_index, image_index])
+def test_labels_that_are_no_strings_are_refused_and_leave_the_index_alone(make, labels, message):
+    index = make(ETA, "vmf")
+    with pytest.raises(TypeError, match=message):
+        index.add(ETA, labels)
+    assert len(index) == len(index.labels) == 2
+    index.add(ETA, np.array(["a", "b"]))
+    assert index.labels.to_pylist()[2:] == ["a", "b"]
+
+
 def test_a_text_without_direction_finds_all_images_alike():
     _, images = draw(14, 5, 300, 16, (2, 8))
     found = image_index(images, "vmf").search(torch.zeros(1, 16), 4)

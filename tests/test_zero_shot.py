@@ -220,6 +220,22 @@ def test_bad_prompts_are_refused(composed, tiny_processor, classes, templates, m
 
 
 @pytest.mark.parametrize(
+    ("classes", "templates", "message"),
+    [
+        ([1, 2], None, "Class 0 is of type int: pass a string"),
+        ({"one": ["red"], 2: ["red"]}, None, "Class 1 is of type int: pass a string"),
+        ({"one": ["red", None]}, None, "Class 'one': prompt 1 is of type NoneType: pass a string"),
+        ({"one": None}, None, "Class 'one': prompt 0 is of type NoneType: pass a string"),
+        (["red"], [3], "Template 0 is of type int: pass a string"),
+        (7, None, "Class 0 is of type int: pass a string"),
+    ],
+)
+def test_names_and_prompts_that_are_no_strings_are_refused(composed, tiny_processor, classes, templates, message):
+    with pytest.raises(TypeError, match=message):
+        ZeroShotClassifier.from_prompts(composed, tiny_processor, classes, templates)
+
+
+@pytest.mark.parametrize(
     ("features", "options", "message"),
     [
         ({}, {}, "no class to choose from"),
