@@ -93,7 +93,7 @@ def check_replaceable(path: Path, manifest: str, files: Collection[str]) -> None
         reason = "is a file"
     if reason:
         raise FileExistsError(
-            f"{str(path)!r} {reason} and is not replaced: save to a new path, to an empty folder, or to one that holds "
+            f"{str(path)!r} {reason} and is not replaced: save to a new path, an empty folder, or one that holds "
             f"nothing but {manifest} and what was saved with it."
         )
 
