@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from common import machine, print_table
 from distributions import medians
 
+from modeling_asymvlm.matrix_products import matrix_products
 from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.retrieval import TextIndex
-from modeling_asymvlm.searchable_index import matrix_products
 
 
 LAWS = {"vmf": "von Mises-Fisher", "power_spherical": "Power Spherical"}

@@ -1,7 +1,9 @@
 """The prompts that describe the classes of a zero-shot classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from .text_checks import check_strings
 
 
 def check_classes(classes: Mapping[str, Any]) -> None:
@@ -15,11 +17,16 @@ def check_classes(classes: Mapping[str, Any]) -> None:
 def prompts_of_classes(
     classes: Mapping[str, Sequence[str]] | Sequence[str], templates: Sequence[str] | None
 ) -> dict[str, list[str]]:
-    """The prompts of each class: those given, or the templates with its name; `ValueError` for repeated classes, empty
-    prompts and templates without `{}`."""
+    """
+    The prompts of each class: those given, or the templates with its name.
+
+    Raises:
+        TypeError: for names, prompts and templates that are no strings.
+        ValueError: for repeated classes, empty prompts and templates without `{}`.
+    """
     if not isinstance(classes, Mapping):
-        names = [classes] if isinstance(classes, str) else list(classes)
-        templates = ["{}"] if templates is None else [templates] if isinstance(templates, str) else list(templates)
+        names = _strings(classes, "Class")
+        templates = ["{}"] if templates is None else _strings(templates, "Template")
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"Template {template!r} has no {{}}, where the name of a class goes.")
@@ -29,8 +36,18 @@ def prompts_of_classes(
     elif templates is not None:
         raise ValueError("Templates go with names of classes; these classes have prompts of their own.")
     check_classes(classes)
-    prompts = {name: [own] if isinstance(own, str) else list(own) for name, own in classes.items()}
+    check_strings(classes, "Class")
+    prompts = {name: _strings(own, f"Class {name!r}: prompt") for name, own in classes.items()}
     for name, own in prompts.items():
         if not own or not all(text.strip() for text in own):
             raise ValueError(f"Class {name!r} has an empty prompt, or none: describe it in words.")
     return prompts
+
+
+def _strings(values: str | Iterable[str], name: str) -> list[str]:
+    """A list of one string or of several."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} 0 is of type {type(values).__name__}: pass a string.")
+    strings = [values] if isinstance(values, str) else list(values)
+    check_strings(strings, name)
+    return strings

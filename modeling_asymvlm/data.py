@@ -12,7 +12,6 @@ A split may also be one file, `{split}.parquet`. Each image stands once, however
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .durable_files import replace_folder, write_json
+from .durable_files import write_json, writing_folder
 from .features import STORED_AS, FeatureMatrix
 from .reading import TextColumn, decoded_features, features_in_place, open_parquet, read_column, rows_of_images
 from .shards import CAPTION_COLUMNS, FEATURE_COLUMNS, ROWS_PER_GROUP, ShardWriter, shards_of_splits
@@ -208,20 +207,14 @@ class EmbeddingStore:
         leaves either the old store or the new one. Features are stored in the dtype they have: float32, float16 or
         bfloat16.
         """
-        path = Path(path)
-        unfinished = path.with_name(path.name + ".writing")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
+        with writing_folder(Path(path)) as folder:
             for part in FEATURE_COLUMNS:
-                (unfinished / part).mkdir(parents=True)
+                (folder / part).mkdir()
             shards = [
-                {"split": name, **write_shard(unfinished, f"{name}.parquet", [split], *_layout(split))}
+                {"split": name, **write_shard(folder, f"{name}.parquet", [split], *_layout(split))}
                 for name, split in splits.items()
             ]
-            write_manifest(unfinished, fingerprint=fingerprint, shards=shards)
-            replace_folder(unfinished, path)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            write_manifest(folder, fingerprint=fingerprint, shards=shards)
         return cls(path)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,67 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def replace_folder(finished: Path, path: Path) -> None:
-    """Puts a finished folder in place of whatever is at `path`. A stop in between leaves at least `finished`."""
-    old = path.with_name(path.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    finished.rename(path)
-    flush_to_disk(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    """
+    Puts a finished folder in place of whatever is at `path`, or, after an error or an interruption, leaves what was
+    there. A kill between the two renames leaves `finished` and, beside it, the old folder under a hidden name.
+    """
+    old = path.with_name(f".{path.name}.old")
+    try:
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        finished.rename(path)
+        flush_to_disk(path.parent)
+    finally:
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            old.rename(path)
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """
+    Gives an empty folder beside `path`, to be filled, and puts it in place of whatever is at `path`. After an error or
+    an interruption, what was there is there still, and nothing is left of the new folder.
+    """
+    path = path.resolve()  # a link stays, and the folder that it leads to is replaced
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        replace_folder(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_replaceable(path: Path, manifest: str, files: Collection[str]) -> None:
+    """
+    Refuses to replace what is not ours.
+
+    Args:
+        path (`Path`): may be missing, an empty folder, or a folder that holds the manifest and no more than `files`.
+        manifest (`str`): the name of the file that a folder of this kind is known by.
+        files (`Collection[str]`): the names of all files of such a folder.
+
+    Raises:
+        FileExistsError: for anything else.
+    """
+    reason = None
+    if path.is_dir():
+        found = {entry.name for entry in path.iterdir()}
+        if foreign := sorted(found - set(files)):
+            reason = f"holds {foreign[0]!r}"
+        elif found and manifest not in found:
+            reason = f"has no {manifest}"
+    elif path.exists():
+        reason = "is a file"
+    if reason:
+        raise FileExistsError(
+            f"{str(path)!r} {reason} and is not replaced: save to a new path, an empty folder, or one that holds "
+            f"nothing but {manifest} and what was saved with it."
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -22,6 +22,9 @@ proportional to `exp(kappa cos) sin^(d-2)` or `(1 + cos)^kappa sin^(d-2)`. Where
 `kappa_a rho >= kappa_b`, and the other score `kappa_a rho >= kappa_b / 2`.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -81,8 +84,11 @@ def entailment_score(
         raise TypeError(f"The laws must be of one kind, got {type(specific).__name__} and {type(general).__name__}.")
     if method == "inclusion":
         return inclusion_probability(specific, general, level=level)
-    specific, general = _in_float64(specific), _in_float64(general)
-    return specific._relative_entropy() - kl_divergence(specific, general)
+
+    def divergence(one: TextLaw, two: TextLaw) -> torch.Tensor:
+        return one._relative_entropy() - kl_divergence(one, two)
+
+    return _of_pairs(divergence, specific, general)
 
 
 @torch.no_grad()
@@ -105,22 +111,33 @@ def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float =
         raise ValueError(
             f"Inclusion is between laws on one sphere of dimension 3 or more, got {specific.dim} and {general.dim}."
         )
-    shape = torch.broadcast_shapes(specific.batch_shape, general.batch_shape)
-    first, second = _flat(specific.expand(shape)), _flat(general.expand(shape))
-    # Of the chord, and not of the cosine, so that small angles keep their digits.
-    tilts = (2 * (first.separation(second.loc) / 2).sqrt().clamp(max=1).arcsin()).numpy()
-    parts = [np.empty(0)]
-    for start in range(0, len(tilts), PAIRS_AT_A_TIME):
-        some = slice(start, start + PAIRS_AT_A_TIME)
-        one, two = (type(law)(law.loc[some], law.concentration[some], validate_args=False) for law in (first, second))
-        parts.append(_probability_of_cap(one, tilts[some], _edges_of_regions(two, level)))
-    return torch.from_numpy(np.concatenate(parts)).reshape(shape)
+
+    def probability(one: TextLaw, two: TextLaw) -> torch.Tensor:
+        # Of the chord, and not of the cosine, so that small angles keep their digits.
+        tilts = 2 * (one.separation(two.loc) / 2).sqrt().clamp(max=1).arcsin()
+        return torch.from_numpy(_probability_of_cap(one, tilts.numpy(), _edges_of_regions(two, level)))
+
+    return _of_pairs(probability, specific, general)
 
 
-def _flat(law: TextLaw) -> TextLaw:
-    """In float64 on the CPU, with one batch dimension."""
-    law = _in_float64(law)
-    return type(law)(law.loc.reshape(-1, law.dim), law.concentration.reshape(-1), validate_args=False)
+def _of_pairs(score: Callable[[TextLaw, TextLaw], torch.Tensor], first: TextLaw, second: TextLaw) -> torch.Tensor:
+    """
+    Scores of laws of broadcastable batch shapes, which are broadcast some pairs at a time.
+
+    Args:
+        score (`Callable`): gives the scores `(n,)` of laws of batch shape `(n,)`, in float64 on the CPU.
+        first, second: the laws.
+    """
+    shape = torch.broadcast_shapes(first.batch_shape, second.batch_shape)
+    laws = [_in_float64(law).expand(shape or (1,)) for law in (first, second)]
+    num_pairs = math.prod(shape)
+    parts = [torch.empty(0, dtype=torch.float64)]
+    for start in range(0, num_pairs, PAIRS_AT_A_TIME):
+        pairs = torch.arange(start, min(start + PAIRS_AT_A_TIME, num_pairs))
+        rows = torch.unravel_index(pairs, shape or (1,))
+        one, two = (type(law)(law.loc[rows], law.concentration[rows], validate_args=False) for law in laws)
+        parts.append(score(one, two))
+    return torch.cat(parts).reshape(shape)
 
 
 def _in_float64(law: TextLaw) -> TextLaw:

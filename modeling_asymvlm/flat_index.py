@@ -14,8 +14,10 @@ import torch
 from .data import EmbeddingSplit
 from .head_fingerprint import head_fingerprint
 from .index_files import part_of_split, read_index, split_fingerprint, write_index
+from .lent_vectors import changeable, lend_vectors, own_vectors
 from .modeling_asymvlm import AsymVLMModel
 from .objective import check_choices
+from .text_checks import check_strings
 
 
 Embeddings = torch.Tensor | npt.ArrayLike
@@ -88,10 +90,11 @@ class FlatIndex(ABC):
         """
         The float32 vectors of shape `(rows, width)`, read-only and not copied: with inner product as the metric they
         can be searched by any library. See [`~TextIndex.query_vectors`].
+
+        The array outlives the index and never changes. To let go of it before adding rows saves memory: an index that
+        grows while such an array is in use takes a copy of the vectors first.
         """
-        vectors = self._writable_vectors()
-        vectors.flags.writeable = False
-        return vectors
+        return lend_vectors(self._faiss)
 
     def build_approximate(self, factory: str) -> faiss.Index:
         """
@@ -106,7 +109,12 @@ class FlatIndex(ABC):
         return approximate
 
     def save(self, path: str | Path) -> None:
-        """Writes a folder without pickle, in place of whatever was at `path`; see `index_files`."""
+        """
+        Writes a folder without pickle, see `index_files`. An index that was saved at `path` before is replaced.
+
+        Raises:
+            FileExistsError: if anything but an index or an empty folder is at `path`.
+        """
         manifest = {
             "kind": self.kind,
             "num_rows": len(self),
@@ -173,22 +181,27 @@ class FlatIndex(ABC):
     def _append(self, vectors: np.ndarray, labels: Sequence[str] | None) -> None:
         if self.memory_mapped:
             raise ValueError("A memory-mapped index cannot grow: load it with memory_map=False to add to it.")
+        if isinstance(labels, str):
+            raise TypeError(f"The labels are one string, {labels!r}: pass a list of strings, one for each embedding.")
         texts = list(labels) if labels is not None else [str(len(self) + row) for row in range(len(vectors))]
+        check_strings(texts, "Label")
         if len(texts) != len(vectors):
             raise ValueError(f"There are {len(texts)} labels for {len(vectors)} embeddings: give one for each.")
         chunk = pa.array(texts, type=pa.large_string())
+        self._faiss = changeable(self._faiss)
         self._faiss.add(vectors)
         self.labels = pa.chunked_array([*self.labels.chunks, chunk], type=chunk.type)
 
     def _truncate(self, num_rows: int) -> None:
+        if len(self) == num_rows:
+            return
+        self._faiss = changeable(self._faiss)
         self._faiss.remove_ids(faiss.IDSelectorRange(num_rows, len(self)))
         self.labels = self.labels.slice(0, num_rows)
 
     def _writable_vectors(self) -> np.ndarray:
         """What torch takes without a copy and without a warning; never written to."""
-        if not len(self):
-            return np.empty((0, self._faiss.d), np.float32)
-        return faiss.rev_swig_ptr(self._faiss.get_xb(), len(self) * self._faiss.d).reshape(len(self), -1)
+        return own_vectors(self._faiss)
 
     def _checked(self, embeddings: Embeddings, name: str) -> torch.Tensor:
         """float64 of shape `(rows, dim)`; values stay those of the narrower dtype."""

@@ -8,7 +8,6 @@ parameters.safetensors  concentration and log_normalizer of every text, float64 
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .data import EmbeddingSplit
+from .durable_files import check_replaceable, writing_folder
 
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
@@ -48,20 +48,22 @@ def write_index(
     labels: pa.ChunkedArray,
     parameters: dict[str, np.ndarray],
 ) -> None:
-    """Writes a folder in place of whatever was at `path`, beside it first, so that an interruption leaves the old."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    faiss.write_index(vectors, str(unfinished / VECTORS))
-    table = pa.table({"label": labels})
-    with pa.OSFile(str(unfinished / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    if parameters:
-        save_file(parameters, unfinished / PARAMETERS)
-    (unfinished / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest}, indent=2))
-    if path.exists():
-        shutil.rmtree(path)
-    unfinished.rename(path)
+    """
+    Writes a folder, in place of an index that was saved at `path` before. It is written beside it first: an error
+    or an interruption leaves the old one.
+
+    Raises:
+        FileExistsError: if anything but an index or an empty folder is at `path`.
+    """
+    check_replaceable(path, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
+    with writing_folder(path) as folder:
+        faiss.write_index(vectors, str(folder / VECTORS))
+        table = pa.table({"label": labels})
+        with pa.OSFile(str(folder / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        if parameters:
+            save_file(parameters, folder / PARAMETERS)
+        (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest}, indent=2))
 
 
 def read_index(

@@ -75,6 +75,10 @@ class TextIndex(SearchableIndex):
         Args:
             embeddings (`torch.Tensor` or array of shape `(texts, dim)`): natural parameters eta, kept in float32.
             labels (`Sequence[str]`, *optional*): their captions, by default the row numbers.
+
+        Raises:
+            TypeError: for labels that are no strings.
+            ValueError: for embeddings of another width, NaN, another number of labels, and for a memory-mapped index.
         """
         eta = self._checked(embeddings, "text_embeds").float()
         if self.distribution == "deterministic":
@@ -230,6 +234,11 @@ class ImageIndex(SearchableIndex):
         Args:
             embeddings (`torch.Tensor` or array of shape `(images, dim)`): of any non-zero length.
             labels (`Sequence[str]`, *optional*): their ids, by default the row numbers.
+
+        Raises:
+            TypeError: for labels that are no strings.
+            ValueError: for embeddings of another width, NaN or without direction, another number of labels, and for a
+                memory-mapped index.
         """
         images = self._checked(embeddings, "image_embeds")
         if not images.any(dim=1).all():

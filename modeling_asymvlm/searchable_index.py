@@ -1,8 +1,7 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +16,13 @@ from .certified_search import certified_top_k
 from .contrastive import LOWEST_COSINE
 from .flat_index import Embeddings, FlatIndex
 from .gallery_scan import scan_gallery
+from .matrix_products import matrix_products
 from .objective import log_normalizer
 
 
 METHODS = ("bound", "scan")
 
 ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
-
-QUERIES_FOR_A_PRODUCT = 4  # from so many on, one matrix product is faster than as many passes
-
-
-@contextmanager
-def matrix_products(num_queries: int) -> Iterator[None]:
-    """
-    Within it, FAISS searches several queries by matrix products. Left to itself, FAISS 1.15 does so only from
-    128,000 numbers of queries on, 250 queries of width 512, and takes up to eight times as long below.
-    """
-    threshold = faiss.cvar.distance_compute_blas_threshold
-    if num_queries >= QUERIES_FOR_A_PRODUCT:
-        faiss.cvar.distance_compute_blas_threshold = QUERIES_FOR_A_PRODUCT
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = threshold
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class SearchableIndex(FlatIndex):
         queries: Embeddings,
         k: int = 10,
         *,
-        posterior: bool = True,
+        posterior: bool | None = None,
         where: tuple[float, float] | None = None,
         method: str | None = None,
         approximate: faiss.Index | None = None,
@@ -103,9 +86,10 @@ class SearchableIndex(FlatIndex):
             queries (`torch.Tensor` or array of shape `(queries, dim)`):
                 Image vectors of any non-zero length for a text index, natural parameters eta for an image index.
             k (`int`, *optional*, defaults to 10): results per query.
-            posterior (`bool`, *optional*, defaults to `True`):
-                Whether to give each result's probability among the whole index. It needs the score of every row, in
-                float32: its relative error is below about 2e-7 times tau times the largest kappa.
+            posterior (`bool`, *optional*):
+                Whether to give each result's probability among the whole index; by default unless `approximate` is
+                passed. It needs the score of every row, in float32: its relative error is below about 2e-7 times tau
+                times the largest kappa.
             where (`tuple[float, float]`, *optional*):
                 For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
                 many results come back as lie in it. The posterior stays that among the whole index.
@@ -115,7 +99,8 @@ class SearchableIndex(FlatIndex):
                 The results are the same.
             approximate (`faiss.Index`, *optional*):
                 What [`~FlatIndex.build_approximate`] gave, to take candidates from it instead. Their scores are exact,
-                but the results are not proven to be the best and carry `exact=False`.
+                but the results are not proven to be the best and carry `exact=False`. No other row is looked at unless
+                `posterior=True` asks for it.
             batch_size (`int`, *optional*, defaults to 256): queries at a time.
             progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
 
@@ -128,6 +113,7 @@ class SearchableIndex(FlatIndex):
             raise ValueError(f"k is {k}, but the index holds {len(self)} rows: k must be from 1 to that number.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        posterior = approximate is None if posterior is None else posterior
         rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
         k = min(k, len(rows_allowed))

@@ -136,6 +136,7 @@ class ZeroShotClassifier:
             options: `fusion`, `prompt_correlation` and `logit_scale`, by default the model's.
 
         Raises:
+            TypeError: for names, prompts and templates that are no strings.
             ValueError: for empty or repeated classes, empty prompts, prompts longer than the backbone's context, and
                 templates without `{}`.
         """
@@ -265,8 +266,13 @@ class ZeroShotClassifier:
         return results[0] if isinstance(images, ImageInput) else results
 
     def save(self, path: str | Path) -> None:
-        """Writes a folder without pickle, in place of whatever was at `path`: the prompts' embeddings as safetensors,
-        names and options as JSON. The model is not part of it."""
+        """
+        Writes a folder without pickle: the prompts' embeddings as safetensors, names and options as JSON. The model is
+        not part of it. A classifier that was saved at `path` before is replaced.
+
+        Raises:
+            FileExistsError: if anything but a classifier or an empty folder is at `path`.
+        """
         options = {name: value for name, value in self._options().items() if name not in ("model", "processor")}
         fingerprint = None if self.model is None else head_fingerprint(self.model)
         classes = dict(zip(self.class_names, self.num_prompts, strict=True))

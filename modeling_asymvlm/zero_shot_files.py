@@ -5,7 +5,6 @@ prompts.safetensors    prompt_embeds, natural parameters of the prompts of all c
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .durable_files import replace_folder
+from .durable_files import check_replaceable, writing_folder
 
 
 MANIFEST, PROMPTS = "classifier.json", "prompts.safetensors"
@@ -24,17 +23,18 @@ OPTIONS = {"distribution", "normalizer", "logit_scale", "fusion", "prompt_correl
 def write_classifier(
     path: Path, prompt_embeds: torch.Tensor, *, classes: dict[str, int], options: dict[str, Any], model: str | None
 ) -> None:
-    """Writes a folder in place of whatever was at `path`, beside it first, so that an interruption leaves the old."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, unfinished / PROMPTS)
+    """
+    Writes a folder, in place of a classifier that was saved at `path` before. It is written beside it first: an error
+    or an interruption leaves the old one.
+
+    Raises:
+        FileExistsError: if anything but a classifier or an empty folder is at `path`.
+    """
+    check_replaceable(path, MANIFEST, (MANIFEST, PROMPTS))
+    with writing_folder(path) as folder:
+        save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, folder / PROMPTS)
         manifest = {"format": FORMAT, "classes": list(classes.items()), "options": options, "model": model}
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
-        replace_folder(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], str | None]:

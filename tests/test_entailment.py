@@ -5,12 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 pytest.importorskip("scipy")
 
 from scipy import integrate, special  # noqa: E402
 
+from modeling_asymvlm import entailment as module  # noqa: E402
 from modeling_asymvlm.distributions import HypersphericalUniform, PowerSpherical, VonMisesFisher  # noqa: E402
 from modeling_asymvlm.entailment import entailment_score, entails, inclusion_probability  # noqa: E402
 
@@ -117,6 +120,52 @@ def test_verdicts_of_a_batch(law, method):
     torch.testing.assert_close(entailment_score(specific, general, method=method), torch.tensor(alone).double())
     matrix = entailment_score(specific.expand((2, 3)), general, method=method)
     assert matrix.shape == (2, 3) and matrix.dtype == torch.float64
+
+
+def drawn(law, shape: tuple[int, ...], dim: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    loc = F.normalize(torch.randn(*shape, dim, generator=generator), dim=-1)
+    return law(loc, 60 * torch.rand(shape, generator=generator))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("method", ["divergence", "inclusion"])
+@pytest.mark.parametrize(
+    ("first_shape", "second_shape"), [((4, 1), (5,)), ((3,), ()), ((2, 1, 3), (2, 1)), ((), ()), ((0, 1), (3,))]
+)
+def test_pairs_in_tiles_score_as_each_pair_alone(law, method, first_shape, second_shape, monkeypatch):
+    monkeypatch.setattr(module, "PAIRS_AT_A_TIME", 7)
+    first, second = drawn(law, first_shape, 16, seed=1), drawn(law, second_shape, 16, seed=2)
+    found = entailment_score(first, second, method=method)
+    assert found.shape == torch.broadcast_shapes(first_shape, second_shape)
+    first, second = first.expand(found.shape), second.expand(found.shape)
+    for place in np.ndindex(found.shape):
+        one, two = (law(laws.loc[place], laws.concentration[place]) for laws in (first, second))
+        alone = entailment_score(one, two, method=method)
+        torch.testing.assert_close(found[place], alone, rtol=1e-10, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """The number of bytes of the largest tensor that torch makes meanwhile."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.num_bytes = max(self.num_bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("method", ["divergence", "inclusion"])
+def test_no_tensor_is_larger_than_a_tile_of_pairs(law, method, monkeypatch):
+    monkeypatch.setattr(module, "PAIRS_AT_A_TIME", 72)
+    first, second = drawn(law, (24, 1), 16, seed=3), drawn(law, (30,), 16, seed=4)
+    with Largest() as largest:
+        scores = entailment_score(first, second, method=method)
+    assert scores.nbytes <= largest.num_bytes <= 72 * 16 * 8 < 24 * 30 * 16 * 8
 
 
 def test_the_general_text_does_not_entail_the_specific_one():

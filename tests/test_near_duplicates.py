@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 pytest.importorskip("scipy")
@@ -65,6 +66,16 @@ def test_pairs_and_groups_are_those_of_brute_force(law, kappas, spread, tile, mo
     np.testing.assert_array_equal(found.group, expected)
 
 
+class MatrixProducts(TorchDispatchMode):
+    """Counts them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten.mm.default
+        return function(*arguments, **(keywords or {}))
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_few_pairs_are_candidates_and_far_tiles_are_skipped(law, monkeypatch):
     seen = []
@@ -76,9 +87,14 @@ def test_few_pairs_are_candidates_and_far_tiles_are_skipped(law, monkeypatch):
 
     monkeypatch.setattr(module, "relative_divergence", counted)
     texts = draw(law, 3, 300, 24, 5.0, 60.0, spread=0.1)
-    near_duplicates(texts, 0.05, tile=50)
-    close = (brute_force(texts)[np.triu_indices(300, 1)] <= 0.05).sum()
-    assert close > 100 and close <= sum(seen) <= 1.2 * close
+    with MatrixProducts() as products:
+        near_duplicates(texts, 0.05, tile=50)
+    close = brute_force(texts) <= 0.05
+    num_close = close[np.triu_indices(300, 1)].sum()
+    assert num_close > 100 and num_close <= sum(seen) <= 1.2 * num_close
+    order = np.argsort(texts.concentration.numpy(), kind="stable")
+    needed = np.triu(close[np.ix_(order, order)].reshape(6, 50, 6, 50).any(axis=(1, 3))).sum()
+    assert needed <= products.count <= 15 < 21  # of the 21 tiles on and above the diagonal
 
 
 @pytest.mark.parametrize("law", LAWS)

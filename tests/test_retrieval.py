@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
 
 
 faiss = pytest.importorskip("faiss")
 
-from modeling_asymvlm import certified_search  # noqa: E402
+from modeling_asymvlm import certified_search, searchable_index  # noqa: E402
 from modeling_asymvlm.objective import pair_scores  # noqa: E402
 from modeling_asymvlm.retrieval import ImageIndex, TextIndex  # noqa: E402
 from modeling_asymvlm.tangent_bound import tangent_queries  # noqa: E402
@@ -41,6 +42,14 @@ def image_index(images: torch.Tensor, law: str) -> ImageIndex:
     index = ImageIndex(images.shape[1], distribution=law, logit_scale=TAU)
     index.add(images)
     return index
+
+
+def texts_and_queries(eta: torch.Tensor, images: torch.Tensor) -> tuple[TextIndex, torch.Tensor]:
+    return text_index(eta, "vmf"), images
+
+
+def images_and_queries(eta: torch.Tensor, images: torch.Tensor) -> tuple[ImageIndex, torch.Tensor]:
+    return image_index(images, "vmf"), eta
 
 
 def brute_force(scores: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,10 +191,33 @@ def test_approximate_indexes_are_labelled_and_their_scores_exact():
     np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.rows, 1), rtol=1e-12)
     np.testing.assert_array_less(found.scores, exact.scores + 1e-9)
     assert np.isin(found.rows, exact.rows).mean() > 0.5
+    assert found.posterior is None
+    with_posterior = index.search(images, approximate=index.build_approximate("HNSW16"), posterior=True)
+    posterior = np.take_along_axis(softmax(TAU * scores, axis=1), with_posterior.rows, 1)
+    np.testing.assert_allclose(with_posterior.posterior, posterior, rtol=POSTERIOR_ERROR * 50)
     with pytest.raises(ValueError, match="found fewer than 200 results"):
         index.search(images, 200, approximate=index.build_approximate("IVF64,Flat"))
     with pytest.raises(ValueError, match="holds 3000 vectors of width 34, this index 5"):
         text_index(eta[:5], "power_spherical").search(images, 2, approximate=index.build_approximate("HNSW16"))
+
+
+@pytest.mark.parametrize("make", [texts_and_queries, images_and_queries])
+def test_an_approximate_search_looks_at_candidates_alone(make, monkeypatch):
+    index, queries = make(*draw(16, 500, 500, 16, (5, 50)))
+    approximate = index.build_approximate("HNSW16")
+    looked_at = []
+    original = type(index)._keys
+
+    def counted(self, batch, queries, rows):
+        looked_at.append(rows.shape[1])
+        return original(self, batch, queries, rows)
+
+    monkeypatch.setattr(type(index), "_keys", counted)
+    monkeypatch.setattr(searchable_index, "scan_gallery", None)
+    found = index.search(queries[:3], 5, approximate=approximate)
+    assert found.log_posterior is None and sum(looked_at) < 100
+    with pytest.raises(TypeError, match="not callable"):  # the scan of all rows
+        index.search(queries[:3], 5, approximate=approximate, posterior=True)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -255,27 +287,27 @@ def test_bad_input_is_refused_with_its_value_and_leaves_the_index_alone(call, me
     assert len(index) == len(index.labels) == len(index.concentration) == 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], "Label 0 is of type int: pass a string"),
+        (["a", None], "Label 1 is of type NoneType: pass a string"),
+        (np.array([0.5, 1]), "Label 0 is of type float64: pass a string"),
+        ("ab", "The labels are one string, 'ab': pass a list of strings"),
+    ],
+)
+@pytest.mark.parametrize("make", [text_index, image_index])
+def test_labels_that_are_no_strings_are_refused_and_leave_the_index_alone(make, labels, message):
+    index = make(ETA, "vmf")
+    with pytest.raises(TypeError, match=message):
+        index.add(ETA, labels)
+    assert len(index) == len(index.labels) == 2
+    index.add(ETA, np.array(["a", "b"]))
+    assert index.labels.to_pylist()[2:] == ["a", "b"]
+
+
 def test_a_text_without_direction_finds_all_images_alike():
     _, images = draw(14, 5, 300, 16, (2, 8))
     found = image_index(images, "vmf").search(torch.zeros(1, 16), 4)
     assert found.rows.tolist() == [[0, 1, 2, 3]] and (found.scores == 0).all() and np.isinf(found.uncertainty).all()
     np.testing.assert_allclose(found.posterior, 1 / 300, rtol=1e-6)
-
-
-def test_the_settings_of_faiss_are_left_as_they_were():
-    eta, images = draw(15, 500, 8, 16, (2, 8))
-    before = faiss.cvar.distance_compute_blas_threshold
-    within = []
-
-    class Spy:
-        ntotal, d = 500, 17
-
-        def search(self, queries, count):
-            within.append(faiss.cvar.distance_compute_blas_threshold)
-            raise InterruptedError
-
-    for queries in (images, images[:1]):
-        with pytest.raises(InterruptedError):
-            text_index(eta, "vmf").search(queries, 3, approximate=Spy())
-        assert faiss.cvar.distance_compute_blas_threshold == before
-    assert within[0] < before and within[1] == before

@@ -207,7 +207,7 @@ def test_classifiers_of_other_models_and_damaged_ones_are_refused(classifier, tm
         ([], None, "no class to choose from"),
         ({"one": []}, None, "Class 'one' has an empty prompt, or none"),
         ({"one": ["red", " "]}, None, "Class 'one' has an empty prompt, or none"),
-        ({"one": ["red " * 20]}, None, "has 20 tokens, but the context of the backbone is 16"),
+        ({"one": ["red " * 20]}, None, "has 21 tokens, but the context of the backbone is 16"),
         ({"one": ["red"]}, ["{}"], "have prompts of their own"),
         (["red", "red"], None, "Class 'red' is named more than once"),
         (["red"], ["picture"], "Template 'picture' has no {}"),
@@ -216,6 +216,22 @@ def test_classifiers_of_other_models_and_damaged_ones_are_refused(classifier, tm
 )
 def test_bad_prompts_are_refused(composed, tiny_processor, classes, templates, message):
     with pytest.raises(ValueError, match=message):
+        ZeroShotClassifier.from_prompts(composed, tiny_processor, classes, templates)
+
+
+@pytest.mark.parametrize(
+    ("classes", "templates", "message"),
+    [
+        ([1, 2], None, "Class 0 is of type int: pass a string"),
+        ({"one": ["red"], 2: ["red"]}, None, "Class 1 is of type int: pass a string"),
+        ({"one": ["red", None]}, None, "Class 'one': prompt 1 is of type NoneType: pass a string"),
+        ({"one": None}, None, "Class 'one': prompt 0 is of type NoneType: pass a string"),
+        (["red"], [3], "Template 0 is of type int: pass a string"),
+        (7, None, "Class 0 is of type int: pass a string"),
+    ],
+)
+def test_names_and_prompts_that_are_no_strings_are_refused(composed, tiny_processor, classes, templates, message):
+    with pytest.raises(TypeError, match=message):
         ZeroShotClassifier.from_prompts(composed, tiny_processor, classes, templates)
 
 
