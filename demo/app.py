@@ -11,15 +11,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import datasets
 import gradio as gr
 import transformers
-from gradio_client.utils import is_http_url_like
 from loading import open_gallery
 from page import THEME, build_page
 from pictures import MAX_UPLOAD_BYTES
@@ -30,37 +27,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 GALLERY_SIZE = 2000
 
-# What the page asks for. Gradio has many more routes, which serve files, fetch addresses or run other programs.
-OPEN_ROUTES = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?|/(static|assets|svelte)/.+"
-    r"|/gradio_api/(app_id|info|login_check|startup-events|theme\.css|token|upload|upload_progress|user)/?"
-    r"|/gradio_api/(cancel|reset|queue/join|queue/data|heartbeat/[^/]+)/?"
-)
+# Gradio serves files of its cache and addresses of the web by these. The page needs neither: its pictures are in it.
+CLOSED_ROUTES = re.compile(r"/(file|proxy)[=/]")
 
 
-class OpenRoutes:
-    """Answers 404 to every request that the page has no need of."""
+class NoFiles:
+    """Answers 403 to every request for a file or a foreign address."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        closed = scope["type"] == "http" and not OPEN_ROUTES.fullmatch(scope["path"])
-        app = PlainTextResponse("There is nothing here.", status_code=404) if closed else self.app
+        closed = scope["type"] == "http" and CLOSED_ROUTES.search(scope["path"])
+        app = PlainTextResponse("This page serves no files.", status_code=403) if closed else self.app
         await app(scope, receive, send)
-
-
-def refuse_addresses(page: gr.Blocks) -> None:
-    """Gradio fetches an address that stands in the place of an uploaded file, whatever its size: not here."""
-
-    async def refuse(copy: Callable[[str], Awaitable[str | None]], path: str) -> str | None:
-        if is_http_url_like(path):
-            raise gr.Error("Addresses are not opened: upload a file.")
-        return await copy(path)
-
-    name = "async_move_resource_to_block_cache"
-    for block in page.blocks.values():
-        setattr(block, name, partial(refuse, getattr(block, name)))
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -111,7 +91,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def serve(page: gr.Blocks, host: str, port: int | None) -> str:
     """Serves a page in the background, and returns its address."""
-    refuse_addresses(page)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -120,7 +99,7 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
         footer_links=[],
         max_file_size=MAX_UPLOAD_BYTES,
         allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(OpenRoutes)]},
+        app_kwargs={"middleware": [Middleware(NoFiles)]},
         theme=THEME,
         css_paths=Path(__file__).with_name("page.css"),
         quiet=True,

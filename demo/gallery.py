@@ -142,7 +142,8 @@ class Gallery:
         Raises:
             ValueError: for a prompt that is empty or too long.
         """
-        _check_length(prompt)
+        if len(prompt) > MAX_CHARACTERS:
+            raise ValueError(f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: shorten it.")
         text = word_uncertainty(self.model, self.processor, prompt)
         beginnings = [prompt[: word.end] for word in text.words]
         so_far = 1 / text_concentration(self.model, self.processor, beginnings)
@@ -155,7 +156,6 @@ class Gallery:
         Raises:
             ValueError: for a prompt that is empty or too long, and where the calibration captions are too few.
         """
-        _check_length(prompt)
         ranking = _ranking(self.images, text_queries(self.model, self.processor, prompt), len(self.images))
         sets = self._calibrated(alpha, self._edges)
         uncertainty = ranking.uncertainty[:1]
@@ -217,9 +217,3 @@ def _distinct_captions(model: AsymVLMModel, split: EmbeddingSplit) -> TextIndex:
     )
     index.add(_embedded(model, split.text_features[torch.tensor(list(rows.values()))]), list(rows))
     return index
-
-
-def _check_length(prompt: str) -> None:
-    """Before it is tokenised: the page limits what is typed, but not what is sent to it."""
-    if len(prompt) > MAX_CHARACTERS:
-        raise ValueError(f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: shorten it.")

@@ -83,17 +83,6 @@ def test_no_file_can_be_read_through_it_and_nothing_is_told(address, case):
         assert status in (403, 404), path
         assert not any(secret in content for secret in (b"root:", b"projection_dim", b"PAR1", b"argparse")), path
 
-    for path in (
-        "runs",
-        "run-history/buckets",
-        "openapi.json",
-        "stream/x",
-        "custom_component/x/client/component/x.js",
-    ):
-        assert requested(address, f"/gradio_api/{path}")[0] == 404, path
-    assert requested(address, "/monitoring")[0] == 404
-    assert requested(address, "/gradio_api/process_recording", "POST", b"")[0] == 404
-
     status, content = requested(address, "/config")
     config = json.loads(content)
     assert status == 200 and not config["analytics_enabled"]

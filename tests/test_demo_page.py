@@ -1,15 +1,12 @@
 """The page itself: what it opens, the arguments it takes, and what it says."""
 
-import asyncio
-import configparser
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 
-gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 
 from demo_cases import load, make_case  # noqa: E402
 
@@ -150,49 +147,3 @@ def test_mistakes_of_visitors_are_said_on_the_page(gallery):
 def test_a_wider_promise_gives_no_smaller_set(gallery):
     sizes = [gallery.find_pictures("red 3", alpha).size for alpha in (0.05, 0.1, 0.2)]
     assert sizes == sorted(sizes, reverse=True)
-
-
-# What may be sent to it
-
-
-def test_addresses_in_the_place_of_files_are_not_fetched(gallery, monkeypatch):
-    from gradio import processing_utils
-
-    fetched = []
-
-    async def fetch(address, *arguments, **options):
-        fetched.append(address)
-        raise OSError("there is no network")
-
-    monkeypatch.setattr(processing_utils, "async_ssrf_protected_get", fetch)
-    payload = {"path": "http://example.com/big.png", "meta": {"_type": "gradio.FileData"}}
-
-    async def send_to_every_block() -> int:
-        page = page_module.build_page(gallery)
-        app.refuse_addresses(page)
-        for block in page.blocks.values():
-            with pytest.raises(gradio.Error, match="Addresses are not opened"):
-                await processing_utils.async_move_files_to_cache([payload], block, check_in_upload_folder=True)
-        return len(page.blocks)
-
-    assert asyncio.run(send_to_every_block()) > 8 and not fetched
-
-
-def test_long_prompts_are_refused_before_anything_reads_them(gallery, monkeypatch):
-    monkeypatch.setattr(gallery, "processor", None)
-    answers = page_module.Answers(gallery)
-    long = "red " * 200
-    for said in (*answers.prompt(long, 0.1)[:1], answers.pictures(long, 0.1)):
-        assert "has 800 characters, more than 500" in said
-
-
-def test_a_space_installs_what_the_extra_does():
-    repository = Path(app.__file__).parents[1]
-    setup = configparser.ConfigParser()
-    setup.read(repository / "setup.cfg")
-    extras = setup["options.extras_require"]
-    wanted = {line for name in ("demo", "search", "train") for line in extras[name].split()}
-    wanted |= set(setup["options"]["install_requires"].split())
-    wanted.remove("modeling-asymvlm[search,train]")
-    lines = (repository / "demo" / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == sorted(wanted)
