@@ -127,7 +127,7 @@ def test_events_that_are_no_events_are_refused(served, body):
 def test_long_prompts_are_refused_on_the_way_and_by_every_event(served):
     assert served.post(ALPHA, ["red " * access.MAX_EVENT_BYTES, 0.1]).status_code == 413
     for event in (PROMPT, ALPHA):
-        assert "shorten it" in served.answer(event, ["x" * 501, 0.1])["output"]["data"][0]
+        assert "501 characters" in served.answer(event, ["x" * 501, 0.1])["output"]["data"][0]
     assert served.post(PROMPT, ["\u00e9" * 500, 0.1]).status_code == 200
 
 
