@@ -9,7 +9,6 @@ Where an argument is left off, the environment variable that its help names is u
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -17,30 +16,14 @@ from typing import NoReturn
 import datasets
 import gradio as gr
 import transformers
+from access import PageOnly
 from loading import open_gallery
 from page import THEME, build_page
 from pictures import MAX_UPLOAD_BYTES
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 GALLERY_SIZE = 2000
-
-# Gradio serves files of its cache and addresses of the web by these. The page needs neither: its pictures are in it.
-CLOSED_ROUTES = re.compile(r"/(file|proxy)[=/]")
-
-
-class NoFiles:
-    """Answers 403 to every request for a file or a foreign address."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        closed = scope["type"] == "http" and CLOSED_ROUTES.search(scope["path"])
-        app = PlainTextResponse("This page serves no files.", status_code=403) if closed else self.app
-        await app(scope, receive, send)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -97,9 +80,10 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
         share=False,
         ssr_mode=False,
         footer_links=[],
+        run_history=False,
         max_file_size=MAX_UPLOAD_BYTES,
         allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(NoFiles)]},
+        app_kwargs={"middleware": [Middleware(PageOnly)]},
         theme=THEME,
         css_paths=Path(__file__).with_name("page.css"),
         quiet=True,

@@ -142,8 +142,7 @@ class Gallery:
         Raises:
             ValueError: for a prompt that is empty or too long.
         """
-        if len(prompt) > MAX_CHARACTERS:
-            raise ValueError(f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: shorten it.")
+        _check_length(prompt)
         text = word_uncertainty(self.model, self.processor, prompt)
         beginnings = [prompt[: word.end] for word in text.words]
         so_far = 1 / text_concentration(self.model, self.processor, beginnings)
@@ -156,6 +155,7 @@ class Gallery:
         Raises:
             ValueError: for a prompt that is empty or too long, and where the calibration captions are too few.
         """
+        _check_length(prompt)
         ranking = _ranking(self.images, text_queries(self.model, self.processor, prompt), len(self.images))
         sets = self._calibrated(alpha, self._edges)
         uncertainty = ranking.uncertainty[:1]
@@ -190,6 +190,12 @@ class Gallery:
         except ValueError:
             return []
         return borders
+
+
+def _check_length(prompt: str) -> None:
+    """Raises `ValueError` for a prompt so long that its tokenisation would keep other visitors waiting."""
+    if len(prompt) > MAX_CHARACTERS:
+        raise ValueError(f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: shorten it.")
 
 
 def _ranking(index: ImageIndex | TextIndex, query: torch.Tensor, count: int) -> Ranking:

@@ -172,11 +172,17 @@ def test_few_calibration_pictures_give_no_strata_and_refuse_what_they_cannot_pro
 
 @pytest.mark.parametrize(
     ("prompt", "complaint"),
-    [("", "empty"), (" \n", "empty"), ("red " * 126, "shorten it"), ("red " * 20, "context of the backbone is 16")],
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("red " * 126, "504 characters"),
+        ("red " * 20, "context of the backbone is 16"),
+    ],
 )
 def test_prompts_that_say_nothing_or_too_much_are_refused(gallery, prompt, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        gallery.read(prompt)
+    for ask in (gallery.read, lambda text: gallery.find_pictures(text, 0.1)):
+        with pytest.raises(ValueError, match=complaint):
+            ask(prompt)
 
 
 # HTML

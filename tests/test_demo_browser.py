@@ -35,12 +35,25 @@ def case(tmp_path_factory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def address(case, tmp_path_factory) -> Iterator[str]:
-    """Where the command serves the page: its host and port."""
+def space(tmp_path_factory) -> Path:
+    """What the documented commands upload as a Space."""
+    folder = tmp_path_factory.mktemp("space")
+    guide = (REPOSITORY / "demo" / "README.md").read_text()
+    for source, target in re.findall(r"^hf upload \S+ (\S+) (\S+) --repo-type space", guide, re.MULTILINE):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / source, folder / target, ignore=ignored, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(case, space, tmp_path_factory) -> Iterator[str]:
+    """Where a Space's command serves the page, without the repository: its host and port."""
     folder = tmp_path_factory.mktemp("served")
-    command = [sys.executable, str(REPOSITORY / "demo" / "app.py"), "--model", str(case.model)]
+    command = [sys.executable, str(space / "app.py"), "--model", str(case.model)]
     variables = {"ASYMVLM_DATASET": str(case.data), "HF_DATASETS_CACHE": str(folder), "GRADIO_TEMP_DIR": str(folder)}
     environment = {**os.environ, **variables, "HF_HUB_OFFLINE": "1"}
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
+        environment.pop(name, None)
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None
@@ -68,9 +81,14 @@ def requested(address: str, path: str, method: str = "GET", body: bytes | None =
         connection.close()
 
 
-def test_no_file_can_be_read_through_it_and_nothing_is_told(address, case):
+def test_a_space_runs_the_package_that_is_uploaded_with_it(address, space):
+    compiled = {file.name.split(".")[0] for file in (space / "modeling_asymvlm" / "__pycache__").iterdir()}
+    assert {"modeling_asymvlm", "retrieval", "conformal"} <= compiled
+
+
+def test_no_file_can_be_read_through_it_and_nothing_is_told(address, case, space):
     config_file, shard = case.model / "config.json", next((case.model / "embeddings" / "images").iterdir())
-    targets = ["/etc/passwd", config_file, shard, REPOSITORY / "demo" / "app.py", "app.py", "page.css"]
+    targets = ["/etc/passwd", config_file, shard, space / "app.py", "app.py", "page.css"]
     routes = ("/gradio_api/file=", "/gradio_api/%66ile=", "/gradio_api/file/", "/file=")
     paths = [f"{route}{target}" for route in routes for target in targets]
     up = "../" * 12
@@ -87,7 +105,7 @@ def test_no_file_can_be_read_through_it_and_nothing_is_told(address, case):
     config = json.loads(content)
     assert status == 200 and not config["analytics_enabled"]
     assert all(dependency["api_visibility"] == "private" for dependency in config["dependencies"])
-    assert not any(str(folder).encode() in content for folder in (REPOSITORY, case.model, case.data))
+    assert not any(str(folder).encode() in content for folder in (REPOSITORY, space, case.model, case.data))
 
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     body = head + bytes(MAX_UPLOAD_BYTES + 1) + b"\r\n--b--\r\n"

@@ -1,5 +1,6 @@
 """The page itself: what it opens, the arguments it takes, and what it says."""
 
+import configparser
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 
-from demo_cases import load, make_case  # noqa: E402
+from demo_cases import FOLDER, load, make_case  # noqa: E402
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel  # noqa: E402
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore  # noqa: E402
@@ -129,6 +130,22 @@ def test_mistakes_end_in_one_sentence(arguments, capsys):
         app.main(arguments)
     said = str(exit_.value) + capsys.readouterr().err
     assert exit_.value.code != 0 and said.count("app.py: error: ") == 1 and "Traceback" not in said
+
+
+# As a Space
+
+
+def test_a_space_requires_what_the_package_and_its_extra_demo_do():
+    setup = configparser.ConfigParser()
+    setup.read(FOLDER.parent / "setup.cfg")
+    extras = setup["options.extras_require"]
+    required = set(setup["options"]["install_requires"].split()) | set(extras["demo"].split())
+    own = {line for line in required if line.startswith("modeling-asymvlm")}
+    for line in own:
+        for extra in line.partition("[")[2].rstrip("]").split(","):
+            required |= set(extras[extra].split())
+    listed = (FOLDER / "requirements.txt").read_text().split()
+    assert own and listed == sorted(required - own)
 
 
 # Answers
