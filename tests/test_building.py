@@ -110,10 +110,20 @@ class WaitingEmbed(CountingEmbed):
             yield block
 
 
+class EndlessEmbed(WaitingEmbed):
+    """Never gets past the last image."""
+
+    def __call__(self, images):
+        for block in super().__call__(images):
+            if block[0].image_ids == ["image-109"]:
+                threading.Event().wait()
+            yield block
+
+
 def test_killed_at_random_instants_it_ends_byte_for_byte_as_undisturbed(tmp_path, undisturbed):
     generator = random.Random(0)
     for _ in range(3):
-        builder = make_builder(tmp_path / "store", embed=WaitingEmbed())
+        builder = make_builder(tmp_path / "store", embed=EndlessEmbed())
         process = multiprocessing.get_context("fork").Process(target=builder.build)
         process.start()
         time.sleep(generator.uniform(0.02, 0.15))
@@ -178,8 +188,22 @@ def run_together(builders, process_indices=None) -> None:
     assert not failures and not any(thread.is_alive() for thread in threads)
 
 
+class MeetingEmbed(CountingEmbed):
+    """Begins when all that share a barrier have something to do."""
+
+    def __init__(self, barrier: threading.Barrier):
+        super().__init__()
+        self.barrier = barrier
+
+    def __call__(self, images):
+        if not self.seen:
+            self.barrier.wait(30)
+        yield from super().__call__(images)
+
+
 def test_processes_share_the_work_and_the_result_is_that_of_one(tmp_path, undisturbed):
-    embeds = [WaitingEmbed(), WaitingEmbed()]
+    barrier = threading.Barrier(2)
+    embeds = [MeetingEmbed(barrier), MeetingEmbed(barrier)]
     run_together([make_builder(tmp_path / "store", embed=embed) for embed in embeds], process_indices=[0, 1])
     assert content(tmp_path / "store") == undisturbed
     seen = [image for embed in embeds for image in embed.seen]
