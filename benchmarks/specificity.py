@@ -1,91 +1,188 @@
-"""Does 1 / kappa follow specificity, and are all pictures found that a text fits? For a trained checkpoint.
+"""Whether kappa of a trained model follows the specificity of texts, and R-Precision and mAP@R of its retrieval.
 
-    python benchmarks/specificity.py [--model outputs/asymvlm] [--captions 500] [--hierarchies FILE] [--mask WORD]
+    python benchmarks/specificity.py --model CHECKPOINT [--hierarchies FILE.jsonl] [--captions N] [--mask TEXT]
 
-Words of test captions are deleted, or masked, one after the other. Hierarchies are those of a file, general to
-specific, or such as Scenes allows: captions of one scene that name ever more of its attributes. Where the checkpoint's
-features are those of Scenes, every picture that a caption fits is a right answer, and not its own alone.
+CHECKPOINT is the output folder of `train_asymvlm.py`, which holds the features of the data in `embeddings`. Words of N
+captions of its test split are *deleted*, or *masked* by TEXT, in a random order until 3/4, 1/2 and 1/4 of them are
+left: 1/kappa should rise. In *hierarchies*, a file as [HierarCaps](https://github.com/TAU-VAILab/hierarcaps) has them,
+kappa should rise from general to specific; without a file they are of Scenes, where each caption names one attribute
+more. For retrieval, captions of the same words are right for the images of each other; on the test split of Scenes,
+where it is known which pictures each caption fits, these are right answers, too.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-from common import REPOSITORY, SCENES, machine, print_table
-from transformers import AutoProcessor
+import torch
+from common import SCENES, print_table
+from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingStore
-from modeling_asymvlm.evaluation import Hierarchies, many_to_many_metrics, read_hierarchies
-from modeling_asymvlm.queries import text_queries
-from modeling_asymvlm.retrieval import ImageIndex
+from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.evaluation import (
+    EmbeddingScores,
+    Hierarchies,
+    many_to_many_metrics,
+    read_hierarchies,
+    specificity_correlation,
+    top_k_both_ways,
+)
+from modeling_asymvlm.objective import pair_scores
 from modeling_asymvlm.specificity import evaluate_hierarchies, evaluate_word_removal
 
 
 sys.path.insert(0, str(SCENES))
 
 from oracle import split_fits  # noqa: E402
-from scenes import ATTRIBUTES, all_scenes, write_caption  # noqa: E402
+from scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption  # noqa: E402
 
 
-def hierarchies_of_scenes(count: int, seed: int = 0) -> Hierarchies:
-    """Captions of scenes, from none to all attributes named, in one random order for each scene."""
-    random = np.random.default_rng(seed)
-    levels = np.arange(len(ATTRIBUTES) + 1)
+NUM_HIERARCHIES = 1000
+BATCH_SIZE = 4096
+
+
+def hierarchies_of_scenes(count: int) -> Hierarchies:
+    """Captions of scenes of the test split; in a hierarchy the first names no attribute, each next one more."""
+    random = np.random.default_rng(0)
+    scenes = all_scenes()[held_out_scenes()]
+    levels = len(ATTRIBUTES) + 1
     captions = []
-    for scene in all_scenes()[random.permutation(len(all_scenes()))[:count]]:
+    for scene in scenes[random.integers(len(scenes), size=count)]:
         place = random.permutation(len(ATTRIBUTES))
-        captions += [write_caption(scene, place < level, random) for level in levels]
-    return Hierarchies(captions, np.tile(levels, count), np.repeat(np.arange(count), len(levels)))
+        captions += [write_caption(scene, place < level, random) for level in range(levels)]
+    return Hierarchies(captions, np.tile(np.arange(levels), count), np.repeat(np.arange(count), levels))
+
+
+def default_mask(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A token that stands for a word: that for masks, or for unknown words where it has no other meaning."""
+    if tokenizer.mask_token is not None:
+        return tokenizer.mask_token
+    others = tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token  # CLIP: an unknown word ends the text
+    return None if tokenizer.unk_token in others else tokenizer.unk_token
+
+
+def grouped(values: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+    """The values of each key, by ascending key."""
+    order = np.argsort(keys, kind="stable")
+    return np.split(values[order], np.flatnonzero(np.diff(keys[order])) + 1)
+
+
+def answers_of_the_same_words(split: EmbeddingSplit) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The right images of each caption, and the right captions of each image that has any; see the module."""
+    index = np.asarray(split.text_image_index)
+    _, words = np.unique([" ".join(caption.split()) for caption in split.captions], return_inverse=True)
+    images_of_words = [np.unique(images) for images in grouped(index, words)]
+    images_of_caption = [images_of_words[number] for number in words]
+    caption = np.repeat(np.arange(len(index)), [len(images) for images in images_of_caption])
+    return images_of_caption, grouped(caption, np.concatenate(images_of_caption))
+
+
+def answers_that_fit(split: EmbeddingSplit) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """The same of what fits each other on the test split of Scenes; None for other data, or where it is not here."""
+    file = SCENES / "data" / "test.parquet"
+    if not file.is_file():
+        return None
+    data = datasets.Dataset.from_parquet(str(file))
+    one_each = np.array_equal(split.text_image_index, np.arange(len(data)))
+    if not one_each or list(split.captions) != list(data["caption"]):
+        return None
+    fits, _ = split_fits(data, held_out=True)
+    return [np.flatnonzero(row) for row in fits], [np.flatnonzero(column) for column in fits.T]
+
+
+@torch.no_grad()
+def retrieval_rows(model: AsymVLMModel, split: EmbeddingSplit) -> list[list[str]]:
+    texts = split.text_features
+    starts = range(0, len(texts), BATCH_SIZE)
+    text_embeds = torch.cat([model(text_features=texts[start : start + BATCH_SIZE]).text_embeds for start in starts])
+    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
+    scores = EmbeddingScores(text_embeds, split.image_features[:], partial(pair_scores, **law))
+    kinds = {"captions of the same words": answers_of_the_same_words(split), "all that fit": answers_that_fit(split)}
+    known = {kind: answers for kind, answers in kinds.items() if answers is not None}
+    longest = max(len(right) for answers in known.values() for direction in answers for right in direction)
+    top = top_k_both_ways(scores, max(10, longest))
+    with_captions = top.image_to_text[np.unique(split.text_image_index)]
+    rows = []
+    for kind, (images, captions) in known.items():
+        for name, results, right in (
+            ("text -> image", top.text_to_image, images),
+            ("image -> text", with_captions, captions),
+        ):
+            metrics = many_to_many_metrics(results, right, ks=(1,))
+            numbers = [str(metrics["num_queries"]), f"{np.mean([len(of_query) for of_query in right]):.2f}"]
+            figures = [f"{metrics[key]:.4f}" for key in ("recall@1", "r_precision", "map_at_r")]
+            rows.append([name, kind, *numbers, *figures])
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=REPOSITORY / "outputs" / "asymvlm", help="trained checkpoint")
-    parser.add_argument("--captions", type=int, default=500, help="test captions to take words from, or hierarchies")
-    parser.add_argument("--hierarchies", type=Path, help="file for `read_hierarchies`, such as HierarCaps'")
-    parser.add_argument("--mask", default="thing", help="put in the place of words")
-    options = parser.parse_args()
-    model = AsymVLMModel.from_pretrained(options.model).eval()
-    processor = AutoProcessor.from_pretrained(options.model)
-    test = EmbeddingStore(options.model / "embeddings").split("test")
-
-    some = list(test.captions[: options.captions])
-    rows = []
-    for title, mask in (("deleted", None), (f"replaced by {options.mask!r}", options.mask)):
-        metrics = evaluate_word_removal(model, processor, some, mask=mask)
-        rows.append([f"words {title}", str(metrics["num_captions"]), *_shares(metrics, "rising_share")])
-    if options.hierarchies is None:
-        title, hierarchies = "hierarchies of Scenes", hierarchies_of_scenes(options.captions)
-    else:
-        title, hierarchies = options.hierarchies.name, read_hierarchies(options.hierarchies)
-    metrics = evaluate_hierarchies(model, processor, hierarchies)
-    rows.append([title, str(metrics["num_groups"]), *_shares(metrics, "ordered_share")])
-    print(f"{machine()}\n")
-    print_table(["texts", "groups", "rank correlation", "wholly ordered", "pairs ordered"], rows)
-
-    if "ambiguity" in test.columns:
-        data = datasets.Dataset.from_parquet(str(SCENES / "data" / "test.parquet"))
-        fits, _ = split_fits(data, held_out=True)
-        index = ImageIndex.from_split(model, test)
-        found = index.search(text_queries(model, processor, list(test.captions)), len(index), posterior=False)
-        of_all = many_to_many_metrics(found.rows, [np.flatnonzero(row) for row in fits])
-        of_own = many_to_many_metrics(found.rows, test.text_image_index[:, None].tolist())
-        columns = ("recall@1", "recall@5", "recall@10", "r_precision", "map_at_r")
-        print("\nText -> image, by what counts as a right answer\n")
-        print_table(
-            ["right answers", *columns],
-            [
-                ["the own picture", *(f"{of_own[name]:.4f}" for name in columns)],
-                ["every picture that the caption fits", *(f"{of_all[name]:.4f}" for name in columns)],
-            ],
+    parser.add_argument("--model", type=Path, required=True, help="output folder of train_asymvlm.py")
+    parser.add_argument("--hierarchies", type=Path, help=".jsonl, .json or .csv; by default of Scenes")
+    parser.add_argument("--captions", type=int, default=1000, help="of the test split, to take words from")
+    parser.add_argument("--mask", help="by default the tokenizer's token for a masked or an unknown word")
+    arguments = parser.parse_args()
+    if arguments.captions < 1:
+        parser.error(f"--captions must be at least 1, got {arguments.captions}.")
+    try:
+        model = AsymVLMModel.from_pretrained(arguments.model).eval()
+        split = EmbeddingStore(arguments.model / "embeddings").split("test")
+        processor = AutoProcessor.from_pretrained(arguments.model)
+        from_file = None if arguments.hierarchies is None else read_hierarchies(arguments.hierarchies)
+    except (OSError, ValueError, KeyError) as error:
+        parser.error(str(error))
+    if model.vlm is None or model.config.distribution == "deterministic":
+        parser.error(
+            f"{str(arguments.model)!r} must be a probabilistic model with its backbone: it is to embed texts."
         )
 
+    chosen = np.random.default_rng(0).permutation(len(split.captions))[: arguments.captions]
+    captions = [split.captions[row] for row in chosen]
+    mask = arguments.mask or default_mask(getattr(processor, "tokenizer", processor))
+    ways = {"deleted": None} if mask is None else {"deleted": None, f"masked by `{mask}`": mask}
+    rows = []
+    for name, of_way in ways.items():
+        metrics = evaluate_word_removal(model, processor, captions, mask=of_way)
+        figures = [f"{metrics[key]:.3f}" for key in ("mean_group_spearman", "pair_accuracy", "rising_share")]
+        rows.append([name, str(metrics["num_captions"]), *figures])
+    header = [
+        "words are",
+        "captions",
+        "rho(1/kappa, words gone)",
+        "pairs in order (chance 0.5)",
+        "1/kappa always rises",
+    ]
+    print_table(header, rows)
+    if mask is None:
+        print("The tokenizer has no token for a masked or an unknown word: pass --mask to mask words.")
 
-def _shares(metrics: dict[str, float], ordered: str) -> list[str]:
-    return [f"{metrics[name]:.3f}" for name in ("mean_group_spearman", ordered, "pair_accuracy")]
+    hierarchies = hierarchies_of_scenes(NUM_HIERARCHIES) if from_file is None else from_file
+    num_words = [len(caption.split()) for caption in hierarchies.captions]
+    rows = []
+    for name, metrics in (
+        ("kappa", evaluate_hierarchies(model, processor, hierarchies)),
+        ("number of words", specificity_correlation(num_words, hierarchies.level, hierarchies.group)),
+    ):
+        figures = ("mean_group_spearman", "overall_spearman", "pair_accuracy", "ordered_share")
+        rows.append([name, str(metrics["num_groups"]), *(f"{metrics[key]:.3f}" for key in figures)])
+    print()
+    header = [
+        "specificity by",
+        "hierarchies",
+        "rho(level), mean",
+        "over all captions",
+        "pairs in order",
+        "all in order",
+    ]
+    print_table(header, rows)
+
+    print()
+    header = ["retrieval", "right answers", "queries", "of each, mean", "R@1", "R-Precision", "mAP@R"]
+    print_table(header, retrieval_rows(model, split))
 
 
 if __name__ == "__main__":
