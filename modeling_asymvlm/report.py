@@ -220,7 +220,8 @@ def _other_rows(results: dict[str, Any]) -> list[Row]:
     if "specificity" in results:
         specificity = results["specificity"]
         correlation = specificity["mean_group_spearman"]
-        rows.append(("rank correlation of kappa with the caption's level", _number(correlation)))
+        label = f"rank correlation of kappa with the caption's level, {specificity['num_groups']} images"
+        rows.append((label, _number(correlation)))
         rows.append(
             ("pairs in which the specific caption has the higher kappa", _number(specificity["pair_accuracy"]))
         )

@@ -105,7 +105,7 @@ def test_specificity_is_reported_where_captions_have_levels():
     split = make_split(10, 40, level=np.arange(40) // 10)
     results = evaluate_split(AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval(), split, num_resamples=5)
     assert -1 <= results["specificity"]["mean_group_spearman"] <= 1
-    assert "with the caption's level" in format_table(results)
+    assert "with the caption's level, 10 images" in format_table(results)
 
 
 def test_images_whose_captions_are_all_of_one_level_do_not_count_towards_specificity():
