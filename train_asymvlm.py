@@ -315,10 +315,11 @@ def main(arguments: list[str]) -> None:
     model.save_pretrained(folder)  # before anything that may go wrong with the evaluation
     if processor is not None:
         processor.save_pretrained(folder)
+    saved = time.perf_counter()
     results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
     results["test"] = evaluate_split(model, splits["test"])
     seconds = {"features": embedded - started, "training": trained - embedded}
-    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - trained}
+    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - saved}
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
     source = data_record(data.dataset_name_or_path, data.embeddings, arguments)
     save_reference(folder, model, splits["validation"], source)
