@@ -12,26 +12,23 @@ where it is known which pictures each caption fits, these are right answers, too
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from common import SCENES, print_table
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.evaluation import (
-    EmbeddingScores,
     Hierarchies,
     many_to_many_metrics,
     read_hierarchies,
     specificity_correlation,
     top_k_both_ways,
 )
-from modeling_asymvlm.objective import pair_scores
+from modeling_asymvlm.report import likelihood_scores
 from modeling_asymvlm.specificity import evaluate_hierarchies, evaluate_word_removal
 
 
@@ -42,7 +39,6 @@ from scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption  # noq
 
 
 NUM_HIERARCHIES = 1000
-BATCH_SIZE = 4096
 
 
 def hierarchies_of_scenes(count: int) -> Hierarchies:
@@ -94,17 +90,11 @@ def answers_that_fit(split: EmbeddingSplit) -> tuple[list[np.ndarray], list[np.n
     return [np.flatnonzero(row) for row in fits], [np.flatnonzero(column) for column in fits.T]
 
 
-@torch.no_grad()
 def retrieval_rows(model: AsymVLMModel, split: EmbeddingSplit) -> list[list[str]]:
-    texts = split.text_features
-    starts = range(0, len(texts), BATCH_SIZE)
-    text_embeds = torch.cat([model(text_features=texts[start : start + BATCH_SIZE]).text_embeds for start in starts])
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    scores = EmbeddingScores(text_embeds, split.image_features[:], partial(pair_scores, **law))
     kinds = {"captions of the same words": answers_of_the_same_words(split), "all that fit": answers_that_fit(split)}
     known = {kind: answers for kind, answers in kinds.items() if answers is not None}
     longest = max(len(right) for answers in known.values() for direction in answers for right in direction)
-    top = top_k_both_ways(scores, max(10, longest))
+    top = top_k_both_ways(likelihood_scores(model, split), max(10, longest))
     with_captions = top.image_to_text[np.unique(split.text_image_index)]
     rows = []
     for kind, (images, captions) in known.items():

@@ -43,6 +43,31 @@ CONFIDENCES = (
 
 
 @torch.no_grad()
+def likelihood_scores(model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> EmbeddingScores:
+    """
+    The log-likelihood ratio, in nats against the uniform density, of every image of a split under every caption; for a
+    deterministic model the cosine.
+
+    Args:
+        model (`AsymVLMModel`): in evaluation mode, on any device.
+        split (`EmbeddingSplit`): cached features.
+        batch_size (`int`, *optional*, defaults to 4096): texts at a time.
+
+    Returns:
+        Scores of shape `(captions, images)`; their `text_embeds` and `image_embeds` are the model's, on its device.
+    """
+    texts = split.text_features
+    text_embeds = torch.cat(
+        [
+            model(text_features=texts[start : start + batch_size].to(model.device)).text_embeds
+            for start in range(0, len(texts), batch_size)
+        ]
+    )
+    image_embeds = model(image_features=split.image_features[:].to(model.device)).image_embeds
+    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
+    return EmbeddingScores(text_embeds, image_embeds, partial(pair_scores, **law))
+
+
 def evaluate_split(
     model: AsymVLMModel,
     split: EmbeddingSplit,
@@ -74,18 +99,10 @@ def evaluate_split(
         `concentration` and what is made from it are absent for a deterministic model; `uncertainty`, `posterior`,
         their curves and intervals with fewer than 10 images or captions.
     """
-    device = model.device
-    text_features = split.text_features
-    text_embeds = torch.cat(
-        [
-            model(text_features=text_features[start : start + batch_size].to(device)).text_embeds
-            for start in range(0, len(text_features), batch_size)
-        ]
+    scores = likelihood_scores(model, split, batch_size=batch_size)
+    cosines = EmbeddingScores(
+        split.text_features[:], scores.image_embeds, partial(pair_scores, distribution="deterministic")
     )
-    image_embeds = model(image_features=split.image_features[:].to(device)).image_embeds
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    scores = EmbeddingScores(text_embeds, image_embeds, partial(pair_scores, **law))
-    cosines = EmbeddingScores(text_features[:], image_embeds, partial(pair_scores, distribution="deterministic"))
     ranks = rank_both_ways(scores, split.text_image_index)
     cosine_ranks = rank_both_ways(cosines, split.text_image_index)
     results: dict[str, Any] = {
@@ -103,7 +120,7 @@ def evaluate_split(
         posterior = retrieval_posterior(scores, split.text_image_index, logit_scale=tau)
         results["posterior"] = {"logit_scale": tau, **posterior_metrics(posterior, ranks, num_bins=NUM_BINS)}
     if model.config.distribution != "deterministic":
-        concentration = torch.linalg.vector_norm(text_embeds, dim=-1).cpu()
+        concentration = torch.linalg.vector_norm(scores.text_embeds, dim=-1).cpu()
         uncertainty = (1 / concentration).numpy()
         quantiles = torch.quantile(concentration.double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64))
         results["concentration"] = dict(zip(("1%", "50%", "99%"), quantiles.tolist(), strict=True))
