@@ -119,7 +119,9 @@ class TextUncertaintyPipeline(ChunkPipeline):
         text, is_last = model_inputs.pop("text"), model_inputs.pop("is_last")
         return {"concentration": self.model(**model_inputs).concentration, "text": text, "is_last": is_last}
 
-    def postprocess(self, model_outputs: list[dict[str, Any]], top_words: int = 3) -> dict[str, Any]:  # type: ignore
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: list[dict[str, Any]], top_words: int = 3
+    ) -> dict[str, Any]:
         """The result for one text; see [`~TextUncertaintyPipeline.__call__`]."""
         concentration = torch.cat([outputs["concentration"].reshape(1) for outputs in model_outputs])
         uncertainty, *uncertainties_without = (1 / concentration).tolist()
