@@ -1,6 +1,6 @@
 """Every backbone family through every way in and out, on tiny random models built from their configurations.
 
-    python benchmarks/backbones.py [--families clip siglip ...]
+    python -m benchmarks.backbones [--families clip siglip ...]
 
 A cell is the largest absolute difference: of the composed features to the family's own `get_*_features` for compose,
 save/load, where the logits must be bit-equal too (but for ALIGN, as the code says), AutoModel and remote code (an
@@ -21,22 +21,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import REPOSITORY, machine, print_table
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, pipeline
 
-
-sys.path.insert(0, str(REPOSITORY / "tests"))
-
-import transformers  # noqa: E402
-from conftest import make_tiny_processor  # noqa: E402
-from sentence_transformers import SentenceTransformer  # noqa: E402
-from tiny_backbones import FAMILIES, native_features, tiny_backbone, tiny_images, tiny_texts  # noqa: E402
-from transformers import AutoModel, pipeline  # noqa: E402
-
-from modeling_asymvlm import AsymVLMModel  # noqa: E402
-from modeling_asymvlm.export import TextTower, export_text_tower_to_onnx  # noqa: E402
-from modeling_asymvlm.remote_code import published  # noqa: E402
+from benchmarks.common import machine, print_table
+from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.model.checkpoint_code import published
+from modeling_asymvlm.publishing.export import TextTower, export_text_tower_to_onnx
+from tests.support.tiny_backbones import FAMILIES, native_features, tiny_backbone, tiny_images, tiny_texts
+from tests.support.tiny_models import make_tiny_processor
 
 
 COLUMNS = ["compose", "save/load", "AutoModel", "remote code", "pipeline", "sentence-transformers", "ONNX"]

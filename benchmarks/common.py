@@ -21,12 +21,12 @@ from torch.utils.data import Dataset
 from transformers import AutoProcessor, set_seed
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.batches import FeaturePairs
-from modeling_asymvlm.building import cached_features
-from modeling_asymvlm.data import EmbeddingSplit
-from modeling_asymvlm.pairs import SPLITS, load_sources
-from modeling_asymvlm.report import markdown_table
-from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+from modeling_asymvlm.pairs.layouts import SPLITS, load_pairs
+from modeling_asymvlm.reporting.tables import markdown_table
+from modeling_asymvlm.store.builder import cached_features
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit
+from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
     subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
     model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
     processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
-    store, _ = cached_features(cache, model, processor, load_sources(str(SCENES / "data")), batch_size=256)
+    store, _ = cached_features(cache, model, processor, load_pairs(str(SCENES / "data")), batch_size=256)
     test = datasets.Dataset.from_parquet(str(SCENES / "data" / "test.parquet"))
     return {name: store.split(name) for name in SPLITS}, test
 

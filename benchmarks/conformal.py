@@ -1,6 +1,6 @@
 """Retrieval with a guarantee, over random splits by image: coverage and size of the sets, errors of the answers.
 
-    python benchmarks/conformal.py [--embeddings DIR] [--splits 200]
+    python -m benchmarks.conformal [--embeddings DIR] [--splits 200]
 
 Without DIR on Scenes, with the default head; with DIR, a folder of cached features, with the head that is recommended
 for small data. The test split is the gallery; half of its images, drawn at random, calibrate with all their captions,
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import REPOSITORY, machine, print_table, scenes_features, train_head
 from scipy import stats
-from small_data import RECOMMENDED
 
-from modeling_asymvlm.conformal import ConformalSets, SelectiveAnswers
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.pairs import SPLITS
-from modeling_asymvlm.retrieval import ImageIndex, TextIndex
+from benchmarks.common import REPOSITORY, machine, print_table, scenes_features, train_head
+from benchmarks.small_data import RECOMMENDED
+from modeling_asymvlm.calibration.conformal import ConformalSets, SelectiveAnswers
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.search.image_index import ImageIndex
+from modeling_asymvlm.search.text_index import TextIndex
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
 ALPHAS = (0.05, 0.1, 0.2)

@@ -1,6 +1,6 @@
 """Throughput of the samplers beside public ones, and the cost of the normalisers beside the reference expression.
 
-    python benchmarks/distributions.py [--threads 1] [--repeats 7] [--device cpu]
+    python -m benchmarks.distributions [--threads 1] [--repeats 7] [--device cpu]
 
 Every figure is a ratio of medians of interleaved repeats in this one run: time of the alternative over ours for the
 samplers (above 1, ours is faster), time of ours over the reference for the normalisers (bound: 2). The public samplers
@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from modeling_asymvlm.distributions import PowerSpherical, VonMisesFisher
-from modeling_asymvlm.special import power_spherical_log_normalizer, vmf_log_normalizer
+from modeling_asymvlm.model.distributions import PowerSpherical, VonMisesFisher
+from modeling_asymvlm.model.log_normalizers import power_spherical_log_normalizer, vmf_log_normalizer
 
 
 NUM_CONCENTRATIONS, NORMALIZER_DIM, ALLOWED_RATIO = 65_536, 512, 2.0

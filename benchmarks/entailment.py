@@ -1,6 +1,6 @@
 """Entailment of a general text by a specific one: AUROC of scores on Scenes and on caption hierarchies.
 
-    python benchmarks/entailment.py [--embeddings DIR --hierarchy DIR] [--distributions ...] [--seeds 0 1 2]
+    python -m benchmarks.entailment [--embeddings DIR --hierarchy DIR] [--distributions ...] [--seeds 0 1 2]
 
 On Scenes a caption entails another if it names the same values of all attributes that the other names, and more. In a
 hierarchy, of HierarCaps for instance, a caption entails those of its own hierarchy at lower levels. True pairs are
@@ -10,26 +10,21 @@ symmetric score gives 0.5 on reversed pairs. --embeddings are the features that 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
 from sklearn.metrics import roc_auc_score
-from small_data import RECOMMENDED
 from torch.distributions import kl_divergence
 
+from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
+from benchmarks.small_data import RECOMMENDED
+from examples.scenes.oracle import split_attributes
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.entailment import entailment_score, entails
-from modeling_asymvlm.text_divergences import TextLaw
-
-
-sys.path.insert(0, str(SCENES))
-
-from oracle import split_attributes  # noqa: E402
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.texts.divergences import TextLaw
+from modeling_asymvlm.texts.entailment import entailment_score, entails
 
 
 NUM_PAIRS = 5000

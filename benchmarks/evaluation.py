@@ -1,6 +1,6 @@
 """Time of `retrieval_metrics` against the bare matrix product and top-k, measured side by side.
 
-    python benchmarks/evaluation.py [--images 5000] [--captions 25000] [--dim 512] [--repeats 7] [--device cpu]
+    python -m benchmarks.evaluation [--images 5000] [--captions 25000] [--dim 512] [--repeats 7] [--device cpu]
 
 The bare computation multiplies the same blocks and takes the first ten of every row and of every column's block, which
 is less than R@1, R@5, R@10 and the median rank of both directions need. Runs are interleaved; medians are printed, and
@@ -13,10 +13,10 @@ import statistics
 import time
 
 import torch
-from common import machine, print_table
 
+from benchmarks.common import machine, print_table
 from modeling_asymvlm.evaluation import EmbeddingScores, fit_logit_scale, retrieval_metrics, retrieval_posterior
-from modeling_asymvlm.objective import pair_scores
+from modeling_asymvlm.model.objective import pair_scores
 
 
 TILE_SIZE = 1024

@@ -1,6 +1,6 @@
 """Why kappa does or does not follow the specificity of a caption: the features, the training captions, the objective.
 
-    python benchmarks/hierarchy.py --embeddings DIR --hierarchy DIR [--distribution vmf] [--seeds 0 1 ...]
+    python -m benchmarks.hierarchy --embeddings DIR --hierarchy DIR [--distribution vmf] [--seeds 0 1 ...]
 
 The hierarchy is a folder of cached features whose test captions have a column `level`, 0 being the most general. Every
 correlation is Spearman's with the level within a hierarchy, the mean over hierarchies. What is trained on hierarchies
@@ -14,16 +14,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import machine, mean_and_deviation, print_table, train_head
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_data import RECOMMENDED
 
+from benchmarks.common import machine, mean_and_deviation, print_table, train_head
+from benchmarks.small_data import RECOMMENDED
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.evaluation import specificity_correlation
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
 NUM_FOLDS = 5

@@ -1,6 +1,6 @@
 """Size and loading time of a head-only checkpoint on a backbone of the size of CLIP ViT-B/32, random weights.
 
-    python benchmarks/loading.py [--repeats 9]
+    python -m benchmarks.loading [--repeats 9]
 
 Loading the backbone alone and loading the checkpoint, which loads the backbone too, take turns.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine
 from transformers import AutoModel, CLIPConfig, CLIPModel
 
+from benchmarks.common import machine
 from modeling_asymvlm import AsymVLMModel
 
 

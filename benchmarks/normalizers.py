@@ -1,6 +1,6 @@
 """Errors of the log-normalisers and their derivatives against 40-digit arithmetic, beside those of other expressions.
 
-    python benchmarks/normalizers.py
+    python -m benchmarks.normalizers
 
 Each figure is the largest over 18 dimensions from 2 to 8192 and 41 concentrations from 0 to 1e5, none of them used in
 the tests but 0 and the ends. Errors are relative: to the exact number for von Mises-Fisher, and for Power Spherical,
@@ -18,7 +18,11 @@ import mpmath
 import scipy.stats
 import torch
 
-from modeling_asymvlm.special import power_spherical_log_normalizer, uniform_log_density, vmf_log_normalizer
+from modeling_asymvlm.model.log_normalizers import (
+    power_spherical_log_normalizer,
+    uniform_log_density,
+    vmf_log_normalizer,
+)
 
 
 DIMS = (2, 3, 6, 7, 13, 24, 28, 37, 50, 88, 150, 290, 448, 640, 1000, 1536, 3072, 8192)

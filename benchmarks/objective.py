@@ -1,6 +1,6 @@
 """Time and memory of the objective, value and gradients, against the plain loss and against its bare matrix products.
 
-    python benchmarks/objective.py [--batches 2048 8192 32768] [--device cuda] [--precision high]
+    python -m benchmarks.objective [--batches 2048 8192 32768] [--device cuda] [--precision high]
 
 "plain" is the loss as it is usually written: the whole matrix of logits and two cross entropies, differentiated by
 autograd. "products" are the three matrix products that any form needs, one forward and two backward; a form that
@@ -16,9 +16,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import interleaved_medians, machine, peak_memory, print_table
 
-from modeling_asymvlm.objective import pair_scores, unified_loss
+from benchmarks.common import interleaved_medians, machine, peak_memory, print_table
+from modeling_asymvlm.model.objective import pair_scores, unified_loss
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -1,6 +1,6 @@
 """Our training defaults against the reference recipe: held-out quality and steps, on the same features.
 
-    python benchmarks/recipe.py --embeddings DIR [--distributions vmf power_spherical] [--seed 0]
+    python -m benchmarks.recipe --embeddings DIR [--distributions vmf power_spherical] [--seed 0]
 
 The reference recipe, re-implemented after its published settings: three hidden layers of 1,024 without dropout; SGD
 with learning rate 1e-2, momentum 0.9 and weight decay 5e-4, cosine schedule per step down to 1e-6, 200 epochs, batches
@@ -13,14 +13,14 @@ import argparse
 import time
 
 import torch
-from common import machine, print_table, train_head
 
+from benchmarks.common import machine, print_table, train_head
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.batches import FeaturePairs
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.objective import unified_loss
-from modeling_asymvlm.pairs import SPLITS
-from modeling_asymvlm.report import evaluate_split
+from modeling_asymvlm.model.objective import unified_loss
+from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.reporting.evaluate_model import evaluate_split
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.training.batches import FeaturePairs
 
 
 @torch.no_grad()

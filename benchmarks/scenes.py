@@ -1,6 +1,6 @@
 """Scenes: heads on the frozen tiny CLIP against the best possible R@1 and the true ambiguity of every caption.
 
-    python benchmarks/scenes.py [--seeds 0 1 2]
+    python -m benchmarks.scenes [--seeds 0 1 2]
 
 The test split shows only attribute combinations that neither the tiny CLIP nor the heads have seen. R@1 is given as
 measured and, in brackets, as a share of the best possible, both averaged over the pairings of captions and pictures
@@ -10,17 +10,22 @@ the true ambiguity as the uncertainty: it shows what the luck of the draw leaves
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
-from small_data import EVERY_SPECIFICITY
 
+from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
+from benchmarks.small_data import EVERY_SPECIFICITY
+from examples.scenes.oracle import (
+    best_recall,
+    image_to_text_posterior,
+    oracle_scores,
+    split_fits,
+    text_to_image_posterior,
+)
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit
 from modeling_asymvlm.evaluation import (
     rank_both_ways,
     rank_correlation,
@@ -28,18 +33,8 @@ from modeling_asymvlm.evaluation import (
     retrieval_uncertainty_metrics,
     uncertainty_metrics,
 )
-from modeling_asymvlm.objective import pair_scores
-
-
-sys.path.insert(0, str(SCENES))
-
-from oracle import (  # noqa: E402
-    best_recall,
-    image_to_text_posterior,
-    oracle_scores,
-    split_fits,
-    text_to_image_posterior,
-)
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
 
 @torch.no_grad()

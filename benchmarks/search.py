@@ -1,6 +1,6 @@
 """Search: exactness against float64 brute force, and speed beside FAISS and PyTorch on the same simulated texts.
 
-    python benchmarks/search.py [--sizes 10000 100000 1000000] [--queries 64] [--plot outputs/search.png]
+    python -m benchmarks.search [--sizes 10000 100000 1000000] [--queries 64] [--plot outputs/search.png]
 
 Texts are simulated: mean directions about the images that are the queries, and concentrations uniform in a range.
 Exactness compares the first ten rows, scores, posteriors and uncertainties for both laws, three ranges and ten seeds.
@@ -20,12 +20,12 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import machine, print_table
-from distributions import medians
 
-from modeling_asymvlm.matrix_products import matrix_products
-from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.retrieval import TextIndex
+from benchmarks.common import machine, print_table
+from benchmarks.distributions import medians
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.search.faiss_access import matrix_products
+from modeling_asymvlm.search.text_index import TextIndex
 
 
 LAWS = {"vmf": "von Mises-Fisher", "power_spherical": "Power Spherical"}
@@ -155,7 +155,7 @@ def draw_growth(times: dict[int, dict[str, float]], num_queries: int, path: Path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from modeling_asymvlm.plotting import write_png
+    from modeling_asymvlm.reporting.plots import write_png
 
     figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,6 +1,6 @@
 """What each setting of the head gives on a small set of cached features, and whether kappa follows specificity.
 
-    python benchmarks/small_data.py --embeddings DIR [--hierarchy DIR] [--distributions ...] [--seeds 0 1 ...]
+    python -m benchmarks.small_data --embeddings DIR [--hierarchy DIR] [--distributions ...] [--seeds 0 1 ...]
 
 DIR is a folder of cached features with train, validation and test; the hierarchy is one whose test captions have a
 column `level`, 0 being the most general. Heads are chosen by validation loss; every figure is of the test split.
@@ -12,9 +12,7 @@ posterior takes the scale of lowest NLL on validation. The interval is the boots
 import argparse
 from functools import partial
 
-from common import machine, mean_and_deviation, print_table, train_head
-
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
+from benchmarks.common import machine, mean_and_deviation, print_table, train_head
 from modeling_asymvlm.evaluation import (
     EmbeddingScores,
     fit_logit_scale,
@@ -22,9 +20,10 @@ from modeling_asymvlm.evaluation import (
     rank_both_ways,
     retrieval_posterior,
 )
-from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.pairs import SPLITS
-from modeling_asymvlm.report import evaluate_split
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.reporting.evaluate_model import evaluate_split
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
 KEPT_DIRECTION = {

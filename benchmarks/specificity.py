@@ -1,6 +1,6 @@
 """Whether kappa of a trained model follows the specificity of texts, and R-Precision and mAP@R of its retrieval.
 
-    python benchmarks/specificity.py --model CHECKPOINT [--hierarchies FILE.jsonl] [--captions N] [--mask TEXT]
+    python -m benchmarks.specificity --model CHECKPOINT [--hierarchies FILE.jsonl] [--captions N] [--mask TEXT]
 
 CHECKPOINT is the output folder of `train_asymvlm.py`, which holds the features of the data in `embeddings`. Words of N
 captions of its test split are *deleted*, or *masked* by TEXT, in a random order until 3/4, 1/2 and 1/4 of them are
@@ -11,16 +11,16 @@ where it is known which pictures each caption fits, these are right answers, too
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
-from common import SCENES, print_table
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
+from benchmarks.common import SCENES, print_table
+from examples.scenes.oracle import split_fits
+from examples.scenes.scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.evaluation import (
     Hierarchies,
     many_to_many_metrics,
@@ -28,14 +28,9 @@ from modeling_asymvlm.evaluation import (
     specificity_correlation,
     top_k_both_ways,
 )
-from modeling_asymvlm.report import likelihood_scores
-from modeling_asymvlm.specificity import evaluate_hierarchies, evaluate_word_removal
-
-
-sys.path.insert(0, str(SCENES))
-
-from oracle import split_fits  # noqa: E402
-from scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption  # noqa: E402
+from modeling_asymvlm.reporting.evaluate_model import likelihood_scores
+from modeling_asymvlm.reporting.specificity import evaluate_hierarchies, evaluate_word_removal
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
 NUM_HIERARCHIES = 1000

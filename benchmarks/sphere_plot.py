@@ -1,6 +1,6 @@
 """Draws `docs/sphere_samples.png`: samples of both laws on the sphere at three concentrations.
 
-python benchmarks/sphere_plot.py docs/sphere_samples.png
+python -m benchmarks.sphere_plot docs/sphere_samples.png
 """
 
 import sys
@@ -10,11 +10,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
 
-from modeling_asymvlm.distributions import PowerSpherical, VonMisesFisher  # noqa: E402
+from modeling_asymvlm.model.distributions import PowerSpherical, VonMisesFisher
 
 
 CONCENTRATIONS = (2.0, 10.0, 100.0)
@@ -47,5 +47,5 @@ def main(path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python benchmarks/sphere_plot.py PATH.png")
+        sys.exit("usage: python -m benchmarks.sphere_plot PATH.png")
     main(sys.argv[1])

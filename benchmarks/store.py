@@ -1,9 +1,9 @@
 """Building and reading a store of features: overhead, kills, memory and growth.
 
-    python benchmarks/store.py build  [--images 2000 --image_size 224 --layers 2 --hidden_size 192 --repeats 5]
-    python benchmarks/store.py kills  [--kills 20]
-    python benchmarks/store.py read   [--images 118287 --captions 591753 --dim 512 --widths 512 1024 1024 1024 512]
-    python benchmarks/store.py growth [--sizes 1000 10000 100000 1000000 --plot growth.png]
+    python -m benchmarks.store build  [--images 2000 --image_size 224 --layers 2 --hidden_size 192 --repeats 5]
+    python -m benchmarks.store kills  [--kills 20]
+    python -m benchmarks.store read   [--images 118287 --captions 591753 --dim 512 --widths 512 1024 1024 1024 512]
+    python -m benchmarks.store growth [--sizes 1000 10000 100000 1000000 --plot growth.png]
 
 `build` sets the time of a build against the forward passes of the same random CLIP on the same batches, which are
 ready in memory. `kills` ends a building process at random instants, starts it again, and compares the finished store
@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import REPOSITORY, OneItemAtATime, machine, print_table
 from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, CLIPConfig, CLIPModel
 
+from benchmarks.common import REPOSITORY, OneItemAtATime, machine, print_table
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.batches import FeaturePairs
-from modeling_asymvlm.building import cached_features
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.embedding import prepared_windows
-from modeling_asymvlm.sources import CaptionedImage
+from modeling_asymvlm.pairs.sources import CaptionedImage
+from modeling_asymvlm.store.builder import cached_features
+from modeling_asymvlm.store.embedding import prepared_windows
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.training.batches import FeaturePairs
 
 
 TINY_CLIP = REPOSITORY / "examples" / "scenes" / "tiny_clip"

@@ -1,8 +1,8 @@
 """A training step from a store against the reference recipe's own loop and against its bare matrix products; and
 training that is killed again and again.
 
-    python benchmarks/training.py [--batch 2048] [--dim 512] [--device cuda] [--bf16] [--torch_compile]
-    python benchmarks/training.py --kills 20
+    python -m benchmarks.training [--batch 2048] [--dim 512] [--device cuda] [--bf16] [--torch_compile]
+    python -m benchmarks.training --kills 20
 
 The reference loop, re-implemented: a `DataLoader` that takes the cached features one item at a time and stacks them,
 the paper's head, the whole matrix of logits with two cross entropies, SGD. Ours is `AsymVLMTrainer` with its defaults
@@ -25,16 +25,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import REPOSITORY, OneItemAtATime, finish, machine, print_table
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
+from benchmarks.common import REPOSITORY, OneItemAtATime, finish, machine, print_table
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.batches import FeaturePairs
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
 HEAD = {"num_hidden_layers": 3, "hidden_dropout_prob": 0.0}

@@ -1,6 +1,6 @@
 """The thresholds of caption triage on Scenes, where it is known which captions say the same and which contradict.
 
-    python benchmarks/triage.py [--distributions ...] [--seeds 0 1 2]
+    python -m benchmarks.triage [--distributions ...] [--seeds 0 1 2]
 
 *Duplicates*: pairs of different captions of the test split are judged by their relative divergence; true ones name the
 same values of the same attributes in other words. *Contradictions*: pairs drawn at random, as if they described one
@@ -9,27 +9,22 @@ random pairs, so that a flag means "further apart than this share of pairs of ca
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
 from sklearn.metrics import roc_auc_score
 from torch.distributions import kl_divergence
 
-from modeling_asymvlm.near_duplicates import law_of
-from modeling_asymvlm.text_divergences import (
+from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
+from examples.scenes.oracle import split_attributes
+from modeling_asymvlm.texts.divergences import (
     TextLaw,
     directional_divergence,
     relative_divergence,
     symmetric_divergence,
 )
-
-
-sys.path.insert(0, str(SCENES))
-
-from oracle import split_attributes  # noqa: E402
+from modeling_asymvlm.texts.near_duplicates import law_of
 
 
 DUPLICATE_DIVERGENCES = (0.02, 0.05, 0.1, 0.2, 0.4)

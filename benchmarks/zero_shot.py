@@ -1,6 +1,6 @@
 """Zero-shot classification: the fused distributions of prompts against averages and the backbone's own softmax.
 
-    python benchmarks/zero_shot.py [--embeddings DIR] [--hierarchy DIR] [--seeds 0 1 2]
+    python -m benchmarks.zero_shot [--embeddings DIR] [--hierarchy DIR] [--seeds 0 1 2]
 
 Without DIR on Scenes: a class is a scene, or a colour and a shape, and its prompts are captions that name some of its
 attributes; the test images show scenes that neither backbone nor heads have seen. With DIR, a folder of cached
@@ -14,7 +14,6 @@ The prompt correlation of the last row is the one of 0, 0.1, ..., 1 of lowest ne
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +23,21 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
 from scipy.optimize import minimize_scalar
-from small_data import EVERY_SPECIFICITY, RECOMMENDED
 from transformers import AutoProcessor
 
+from benchmarks.common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
+from benchmarks.small_data import EVERY_SPECIFICITY, RECOMMENDED
+from examples.scenes.scenes import ATTRIBUTES, NUM_VALUES, all_scenes, draw_named, held_out_scenes, write_caption
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.distributions import PowerSpherical
 from modeling_asymvlm.evaluation import calibration_metrics, retrieval_posterior
-from modeling_asymvlm.objective import pair_scores
-from modeling_asymvlm.pairs import SPLITS
-from modeling_asymvlm.prompt_fusion import sum_by_class
-from modeling_asymvlm.special import uniform_log_density
-from modeling_asymvlm.zero_shot import ZeroShotClassifier
-
-
-sys.path.insert(0, str(SCENES))
-
-from scenes import ATTRIBUTES, NUM_VALUES, all_scenes, draw_named, held_out_scenes, write_caption  # noqa: E402
+from modeling_asymvlm.model.distributions import PowerSpherical
+from modeling_asymvlm.model.log_normalizers import uniform_log_density
+from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.zero_shot.classifier import ZeroShotClassifier
+from modeling_asymvlm.zero_shot.fusion import sum_by_class
 
 
 JUDGED = ("validation", "test")

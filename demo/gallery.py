@@ -10,12 +10,12 @@ from pictures import Pictures
 from PIL import Image
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.conformal import ConformalSets
-from modeling_asymvlm.data import EmbeddingSplit
-from modeling_asymvlm.queries import text_queries
-from modeling_asymvlm.retrieval import ImageIndex, TextIndex
-from modeling_asymvlm.specificity import text_concentration
-from modeling_asymvlm.word_uncertainty import TextUncertainty, word_uncertainty
+from modeling_asymvlm.calibration.conformal import ConformalSets
+from modeling_asymvlm.search.image_index import ImageIndex
+from modeling_asymvlm.search.text_index import TextIndex
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit
+from modeling_asymvlm.texts.encoding import encode_texts, text_concentration
+from modeling_asymvlm.texts.words import TextUncertainty, word_uncertainty
 
 
 ALPHAS = (0.05, 0.1, 0.2)
@@ -156,7 +156,7 @@ class Gallery:
             ValueError: for a prompt that is empty or too long, and where the calibration captions are too few.
         """
         _check_length(prompt)
-        ranking = _ranking(self.images, text_queries(self.model, self.processor, prompt), len(self.images))
+        ranking = _ranking(self.images, encode_texts(self.model, self.processor, prompt), len(self.images))
         sets = self._calibrated(alpha, self._edges)
         uncertainty = ranking.uncertainty[:1]
         sizes, _ = sets.sizes(ranking.log_posterior[None], uncertainty, gallery_size=len(self.images))

@@ -12,9 +12,9 @@ from pictures import Pictures, pictures_in_folder, pictures_of_data
 from transformers import AutoProcessor
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.data import EmbeddingSplit, EmbeddingStore
-from modeling_asymvlm.fingerprint import check_fingerprint
-from modeling_asymvlm.pairs import load_sources
+from modeling_asymvlm.model.checkpoint_fingerprints import check_fingerprint
+from modeling_asymvlm.pairs.layouts import load_pairs
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
 SHOWN, CALIBRATION, REFERENCE = "test", "validation", "train"
@@ -124,11 +124,11 @@ def open_pictures(dataset: str | None, image_folder: str | None, image_ids: list
     else:
         if dataset == str(DEFAULT_DATASET) and not DEFAULT_DATASET.is_dir():
             raise FileNotFoundError(
-                f"There are no pictures at {dataset!r}: make them with `python examples/scenes/generate.py`."
+                f"There are no pictures at {dataset!r}: make them with `python -m examples.scenes.generate`."
             )
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would be told of local files too
-        found = pictures_of_data(load_sources(dataset, image_folder=image_folder), image_ids, SHOWN)
+        found = pictures_of_data(load_pairs(dataset, image_folder=image_folder), image_ids, SHOWN)
     if not len(found):
         raise ValueError(
             f"None of the {len(image_ids)} pictures of the gallery, such as {image_ids[0]!r}, is in "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from modeling_asymvlm.sources import CaptionedImage, PairSource
+from modeling_asymvlm.pairs.sources import CaptionedImage, PairSource
 
 
 SIDE = 256  # of a picture on the page, in pixels
@@ -68,7 +68,7 @@ def pictures_of_data(sources: Mapping[str, PairSource], image_ids: Collection[st
     Pictures of a data set: files stay where they are, and pictures that lie in tables or archives are kept small.
 
     Args:
-        sources (`Mapping[str, PairSource]`): of [`~pairs.load_sources`].
+        sources (`Mapping[str, PairSource]`): of [`~pairs.load_pairs`].
         image_ids (`Collection[str]`): the pictures that are wanted.
         split (`str`): where they stand; other splits are read only for those that are not in it.
     """

@@ -6,7 +6,7 @@ from html import escape
 from gallery import PictureSet, PromptReading, Ranking
 from pictures import Pictures
 
-from modeling_asymvlm.word_uncertainty import WordUncertainty
+from modeling_asymvlm.texts.words import WordUncertainty
 
 
 def message(text: str) -> str:

@@ -1,12 +1,118 @@
-"""AsymVLM: probabilistic text embeddings on the unit hypersphere for any frozen vision–text model."""
+"""AsymVLM: probabilistic text embeddings on the unit hypersphere for any frozen vision–text model.
+
+Importing the package registers AsymVLM with `AutoConfig`, `AutoModel` and the pipelines. What needs more than torch
+and transformers is imported when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ._version import __version__
-from .configuration_asymvlm import AsymVLMConfig
-from .modeling_asymvlm import AsymVLMModel, AsymVLMOutput, ProbabilisticTextHead
-from .pipelines import TextUncertaintyPipeline
+from .model.configuration_asymvlm import AsymVLMConfig
+from .model.modeling_asymvlm import AsymVLMModel, AsymVLMOutput
+from .model.text_head import ProbabilisticTextHead
+from .texts.pipeline import TextUncertaintyPipeline
+from .utils.extras import EXTRAS, missing_extra
+
+
+if TYPE_CHECKING:
+    from .calibration.conformal import ConformalSets, SelectiveAnswers
+    from .model.distributions import PowerSpherical, VonMisesFisher, product
+    from .model.distributions_base import HypersphericalUniform
+    from .model.objective import pair_scores, unified_loss
+    from .pairs.layouts import load_pairs
+    from .reporting.evaluate_model import evaluate_split
+    from .search.image_index import ImageIndex
+    from .search.text_index import TextIndex
+    from .store.builder import cached_features
+    from .store.embedding_store import EmbeddingSplit, EmbeddingStore
+    from .texts.encoding import encode_texts
+    from .texts.entailment import entails
+    from .texts.triage import triage
+    from .texts.words import word_uncertainty
+    from .training.arguments import AsymVLMTrainingArguments
+    from .training.batches import FeaturePairs
+    from .training.trainer import AsymVLMTrainer
+    from .zero_shot.classifier import ZeroShotClassifier
+
+# Where each name that is imported when it is first asked for lives.
+_MODULES = {
+    "AsymVLMTrainer": "training.trainer",
+    "AsymVLMTrainingArguments": "training.arguments",
+    "ConformalSets": "calibration.conformal",
+    "EmbeddingSplit": "store.embedding_store",
+    "EmbeddingStore": "store.embedding_store",
+    "FeaturePairs": "training.batches",
+    "HypersphericalUniform": "model.distributions_base",
+    "ImageIndex": "search.image_index",
+    "PowerSpherical": "model.distributions",
+    "SelectiveAnswers": "calibration.conformal",
+    "TextIndex": "search.text_index",
+    "VonMisesFisher": "model.distributions",
+    "ZeroShotClassifier": "zero_shot.classifier",
+    "cached_features": "store.builder",
+    "encode_texts": "texts.encoding",
+    "entails": "texts.entailment",
+    "evaluate_split": "reporting.evaluate_model",
+    "load_pairs": "pairs.layouts",
+    "pair_scores": "model.objective",
+    "product": "model.distributions",
+    "triage": "texts.triage",
+    "unified_loss": "model.objective",
+    "word_uncertainty": "texts.words",
+}
+
+__all__ = [
+    "AsymVLMConfig",
+    "AsymVLMModel",
+    "AsymVLMOutput",
+    "AsymVLMTrainer",
+    "AsymVLMTrainingArguments",
+    "ConformalSets",
+    "EmbeddingSplit",
+    "EmbeddingStore",
+    "FeaturePairs",
+    "HypersphericalUniform",
+    "ImageIndex",
+    "PowerSpherical",
+    "ProbabilisticTextHead",
+    "SelectiveAnswers",
+    "TextIndex",
+    "TextUncertaintyPipeline",
+    "VonMisesFisher",
+    "ZeroShotClassifier",
+    "__version__",
+    "cached_features",
+    "encode_texts",
+    "entails",
+    "evaluate_split",
+    "load_pairs",
+    "pair_scores",
+    "product",
+    "triage",
+    "unified_loss",
+    "word_uncertainty",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    except ImportError as error:
+        if error.name in EXTRAS:
+            raise missing_extra(name, error.name) from error
+        raise
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 AutoConfig.register(AsymVLMConfig.model_type, AsymVLMConfig)
@@ -15,12 +121,3 @@ AutoModelForZeroShotImageClassification.register(AsymVLMConfig, AsymVLMModel)
 PIPELINE_REGISTRY.register_pipeline(
     "text-uncertainty", pipeline_class=TextUncertaintyPipeline, pt_model=AutoModel, type="text"
 )
-
-__all__ = [
-    "AsymVLMConfig",
-    "AsymVLMModel",
-    "AsymVLMOutput",
-    "ProbabilisticTextHead",
-    "TextUncertaintyPipeline",
-    "__version__",
-]

@@ -1,6 +1,6 @@
 """Writes the scenes data set: 20,000 / 2,000 / 2,000 pictures with one caption each, as parquet files.
 
-    python examples/scenes/generate.py --output_dir DIR
+    python -m examples.scenes.generate --output_dir DIR
 
 The test split shows only combinations of attributes that the other two splits never show. The folder is complete or
 absent at any moment; one that this generator has already written is left as it is.
@@ -17,7 +17,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from scenes import ATTRIBUTES, all_scenes, ambiguity, draw_named, held_out_scenes, render, write_caption
+
+from .scenes import ATTRIBUTES, all_scenes, ambiguity, draw_named, held_out_scenes, render, write_caption
 
 
 SPLIT_SIZES = {"train": 20_000, "validation": 2_000, "test": 2_000}

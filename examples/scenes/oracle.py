@@ -1,6 +1,6 @@
 """The best possible R@1 on a split of the scenes data set, computed from the attributes.
 
-    python examples/scenes/oracle.py DIR
+    python -m examples.scenes.oracle DIR
 
 Assumption: pictures are independent and uniform over the scenes that the split may show, each caption is written for
 one picture, and the gallery holds all pictures or all captions in random order. A retrieval method sees one query and
@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from scenes import ATTRIBUTES, all_scenes, held_out_scenes
+
+from .scenes import ATTRIBUTES, all_scenes, held_out_scenes
 
 
 # Stands in for the logarithm of zero, so that the score matrix is finite.

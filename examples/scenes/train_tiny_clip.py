@@ -1,6 +1,6 @@
 """Trains the tiny CLIP of the scenes example from scratch, on the training split alone, in minutes on two cores.
 
-    python examples/scenes/train_tiny_clip.py
+    python -m examples.scenes.train_tiny_clip
 
 Each epoch shows the training pictures with newly drawn captions. Besides the contrastive loss, linear read-outs of
 both embeddings name the attributes: a model this small would otherwise learn combinations of attributes by heart and
@@ -15,9 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, disable_progress_bars, load_dataset
-from generate import generate
-from oracle import best_recall, expected_recall, split_attributes, split_fits
-from scenes import NUM_VALUES, PICTURE_SIZE, draw_named, vocabulary, write_caption
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CLIPConfig,
@@ -27,6 +24,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     get_cosine_schedule_with_warmup,
 )
+
+from .generate import generate
+from .oracle import best_recall, expected_recall, split_attributes, split_fits
+from .scenes import NUM_VALUES, PICTURE_SIZE, draw_named, vocabulary, write_caption
 
 
 DEFAULT_OUTPUT_DIR = Path(__file__).resolve().parent / "tiny_clip"

@@ -1,0 +1,1 @@
+"""AsymVLM and its rivals on the same frozen features: `python -m benchmarks.comparison`."""

@@ -1,0 +1,151 @@
+"""How uncertain the texts of a corpus are, kept with a model so that one text can be placed among them."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+from ..model.checkpoint_fingerprints import head_fingerprint
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..utils.durable_files import write_json
+
+
+REFERENCE_FILE = "reference_uncertainty.json"
+FORMAT = 1
+
+# A percentile is read to a tenth, whatever the size of the corpus.
+MAX_KEPT = 1001
+ROWS_AT_A_TIME = 4096
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class UncertaintyReference:
+    """
+    The uncertainties 1 / kappa of the texts of a corpus under one head.
+
+    Attributes:
+        corpus (`str`): what the texts are.
+        num_texts (`int`): how many there were.
+        uncertainties (`tuple[float, ...]`):
+            Ascending; all of them, or 1001 at evenly spaced ranks, the least and the greatest included.
+        head (`str`): fingerprint of the head that they are of.
+    """
+
+    corpus: str
+    num_texts: int
+    uncertainties: tuple[float, ...]
+    head: str
+
+    def __post_init__(self) -> None:
+        if not self.uncertainties or self.num_texts < len(self.uncertainties):
+            raise ValueError(
+                f"A reference of {self.num_texts} texts holds {len(self.uncertainties)} uncertainties, but must hold "
+                "from 1 to that number."
+            )
+        values = np.asarray(self.uncertainties, dtype=np.float64)
+        if not (values > 0).all() or not (np.diff(values) >= 0).all():
+            raise ValueError("The uncertainties of a reference must be positive and ascending, none of them NaN.")
+
+    @classmethod
+    def from_concentration(
+        cls, concentration: torch.Tensor | np.ndarray | Sequence[float], model: AsymVLMModel, *, corpus: str
+    ) -> Self:
+        """
+        Args:
+            concentration (`torch.Tensor`, array or sequence of shape `(num_texts,)`): kappa > 0 under the head.
+            model (`AsymVLMModel`): whose head gave it.
+            corpus (`str`): what the texts are.
+
+        Raises:
+            ValueError: for no text, and for a concentration that is NaN or negative.
+        """
+        ascending = np.sort(1 / np.asarray(concentration, dtype=np.float64))
+        ranks = np.linspace(0, len(ascending) - 1, min(len(ascending), MAX_KEPT)).round().astype(np.int64)
+        return cls(corpus, len(ascending), tuple(ascending[ranks].tolist()), head_fingerprint(model))
+
+    @classmethod
+    @torch.no_grad()
+    def from_features(cls, model: AsymVLMModel, text_features: Any, *, corpus: str) -> Self:
+        """
+        Args:
+            model (`AsymVLMModel`): in evaluation mode, on any device.
+            text_features (`torch.Tensor` or `FeatureMatrix` of shape `(num_texts, projection_dim)`):
+                The backbone's raw features of the texts.
+            corpus (`str`): what the texts are.
+
+        Raises:
+            ValueError: for a deterministic model, and as [`from_concentration`].
+        """
+        if model.config.distribution == "deterministic":
+            raise ValueError("A model with distribution='deterministic' has no uncertainty to refer to.")
+        parts = [
+            model(text_features=text_features[start : start + ROWS_AT_A_TIME].to(model.device)).concentration.cpu()
+            for start in range(0, len(text_features), ROWS_AT_A_TIME)
+        ]
+        return cls.from_concentration(torch.cat(parts) if parts else [], model, corpus=corpus)
+
+    def percentile(self, uncertainty: float) -> float:
+        """
+        The share of the corpus's texts, in per cent, that are less uncertain, equal ones counting one half: 0 is more
+        specific than all of them, 100 vaguer than all. To within 0.1. Equal is what differs by less than 1e-5 of
+        itself, since the same text gives other last digits in another batch.
+        """
+        below = np.searchsorted(self.uncertainties, uncertainty * (1 - ROUNDING), side="left")
+        not_above = np.searchsorted(self.uncertainties, uncertainty * (1 + ROUNDING), side="right")
+        return float(100 * (below + not_above) / 2 / len(self.uncertainties))
+
+    def is_of(self, model: AsymVLMModel) -> bool:
+        """Whether the uncertainties are those of the model's head."""
+        return self.head == head_fingerprint(model)
+
+    def check_head(self, model: AsymVLMModel) -> None:
+        """Raises `ValueError` if the uncertainties are those of another head, whose scale is another."""
+        if not self.is_of(model):
+            raise ValueError(
+                f"The reference uncertainties of {self.corpus!r} were computed with other head weights than this "
+                "model's, so that percentiles would mean nothing. Compute them anew with "
+                "UncertaintyReference.from_features, or load those that were saved with these weights."
+            )
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `reference_uncertainty.json` into the folder of a checkpoint, in one step."""
+        content = {"format": FORMAT, "corpus": self.corpus, "num_texts": self.num_texts, "head": self.head}
+        write_json(Path(folder) / REFERENCE_FILE, {**content, "uncertainties": self.uncertainties})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_arguments: Any) -> Self:
+        """
+        The reference that was saved with a checkpoint.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`): its folder, or its repository on the Hub.
+            hub_arguments: `revision`, `token`, `cache_dir` and others of `huggingface_hub.hf_hub_download`.
+
+        Raises:
+            FileNotFoundError: if the checkpoint has none, or the Hub cannot be reached and none is in the cache.
+            ValueError: if the file is damaged or of a later format.
+        """
+        file = Path(name_or_path) / REFERENCE_FILE
+        if not Path(name_or_path).is_dir():
+            try:
+                file = Path(hf_hub_download(str(name_or_path), REFERENCE_FILE, **hub_arguments))
+            except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
+                raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE} to be had: {error}") from error
+        if not file.is_file():
+            raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE}.")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            file_format, uncertainties = content.pop("format"), tuple(content.pop("uncertainties"))
+            if file_format == FORMAT:
+                return cls(uncertainties=uncertainties, **content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({error}): compute the reference anew.") from error
+        raise ValueError(f"{file} has format {file_format}, but this version reads {FORMAT}: update this package.")

@@ -1,0 +1,98 @@
+"""Figures of a saved model, without training."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor
+
+from ..model.configuration_asymvlm import AsymVLMConfig
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..reporting.evaluate_model import evaluate_split
+from ..reporting.model_card import model_facts, read_results
+from ..reporting.run_files import save_card, save_figures
+from ..reporting.tables import format_table
+from ..store.builder import cached_features
+from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..training.arguments import AsymVLMTrainingArguments
+from . import scenes
+from .train_arguments import DataArguments, ModelArguments
+
+
+def evaluate_checkpoint(
+    model_arguments: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments, command: list[str]
+) -> None:
+    """
+    Evaluates a saved model, writes its figures and prints them.
+
+    Raises:
+        ValueError: for a backbone without a head, a head that was trained otherwise than the arguments say, and
+            features of another width.
+    """
+    folder, started = Path(str(training.output_dir)), time.perf_counter()
+    checkpoint = str(model_arguments.model_name_or_path)
+    loading: dict[str, Any] = {
+        "revision": model_arguments.model_revision,
+        "trust_remote_code": model_arguments.trust_remote_code,
+    }
+    loading = {name: value for name, value in loading.items() if value}
+    config = AutoConfig.from_pretrained(checkpoint, **loading)
+    if not isinstance(config, AsymVLMConfig):
+        raise ValueError(f"{checkpoint!r} is a backbone; --do_eval without --do_train needs a trained model.")
+    for name, value in model_arguments.head_kwargs().items():
+        if value not in (getattr(config, name), getattr(ModelArguments, name)):
+            raise ValueError(f"{checkpoint!r} was trained with --{name} {getattr(config, name)}, not {value}.")
+    dtype = {} if model_arguments.dtype == "auto" else {"dtype": model_arguments.dtype}
+    model = AsymVLMModel.from_pretrained(checkpoint, **loading, **dtype).to(training.device)
+    test, broken = test_features(model, checkpoint, loading, data, training)
+    embedded = time.perf_counter()
+    own_folder = folder.is_dir() and Path(checkpoint).is_dir() and folder.samefile(checkpoint)
+    known = own_folder and (folder / "all_results.json").is_file()
+    results = read_results(folder / "all_results.json") if known else {}
+    results["test"] = evaluate_split(model.eval(), test)
+    results["test"]["time"] = {"features": embedded - started, "evaluation": time.perf_counter() - embedded}
+    results |= {"model": model_facts(config), "broken_images": broken}
+    results["evaluation"] = data.record(command)
+    save_figures(folder, results)
+    if own_folder:
+        save_card(folder, results)
+    print_results(results)
+    print(f"Figures {'and card ' if own_folder else ''}are in {folder}.")
+
+
+def test_features(
+    model: AsymVLMModel,
+    checkpoint: str,
+    loading: dict[str, Any],
+    data: DataArguments,
+    training: AsymVLMTrainingArguments,
+) -> tuple[EmbeddingSplit, list[str]]:
+    """The features of the test split, those given or those of the pairs, and the names of broken images."""
+    if data.embeddings is not None:
+        test = EmbeddingStore(data.embeddings).split("test")
+        if test.dim != model.config.projection_dim:
+            raise ValueError(
+                f"The features in {data.embeddings!r} are {test.dim} wide, but {checkpoint!r} takes "
+                f"{model.config.projection_dim}: they come from another backbone."
+            )
+        return test, []
+    if model.vlm is None:
+        raise ValueError(f"{checkpoint!r} is a head without a backbone: pass the features of the data, --embeddings.")
+    pairs = data.load_pairs(data.dataset_name_or_path or scenes.scenes_data(), training.seed)
+    store, broken = cached_features(
+        Path(str(training.output_dir)) / "test_embeddings",  # beside those of a training, which hold more splits
+        model,
+        AutoProcessor.from_pretrained(checkpoint, **loading),
+        {"test": pairs["test"]},
+        **data.embedding_kwargs(),
+    )
+    return store.split("test"), broken
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The figures of the test split as a table."""
+    test, broken = results["test"], results.get("broken_images", [])
+    print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
+    if broken:
+        print(f"Skipped {len(broken)} broken images: {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}")
+    print(f"\n{format_table(test)}\n")

@@ -1,0 +1,129 @@
+"""One parser for all commands: flags, or one file that holds them all, and errors of one sentence."""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+
+ARGUMENT_FILES = (".json", ".yaml", ".yml")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written, one spelling of each flag, and the defaults that the help does not state."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        spellings = [name for name in action.option_strings if "-" not in name.removeprefix("--")]
+        if not spellings:
+            return super()._format_action_invocation(action)
+        value = (
+            ""
+            if action.nargs == 0
+            else f" {self._format_args(action, self._get_default_metavar_for_optional(action))}"
+        )
+        return f"{', '.join(spellings)}{value}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        sentence = action.help or ""
+        stated = "default" in sentence.lower() or action.default in (None, argparse.SUPPRESS) or action.nargs == 0
+        return sentence if stated else f"{sentence} (default: %(default)s)"
+
+
+class CommandParser(HfArgumentParser):
+    """
+    The parser of a command. A flag may be written with `-` for `_`. Messages of the library name arguments, as
+    `image_column=`; here they name flags, `--image_column`.
+
+    Args:
+        command (`str`): its name, before every error.
+        text (`str`): what the command does, and after an empty line its examples.
+        dataclass_types (`Sequence[type]`, *optional*): arguments, as for `HfArgumentParser`.
+        flags (`Mapping[str, str]`, *optional*): the flags of those arguments of the library that have another name.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        text: str,
+        dataclass_types: Sequence[type] = (),
+        *,
+        flags: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ):
+        description, _, examples = text.partition("\n\n")
+        super().__init__(
+            list(dataclass_types),  # type: ignore[arg-type]
+            prog=kwargs.pop("prog", f"python -m modeling_asymvlm {command}"),
+            description=description,
+            epilog=examples,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            **kwargs,
+        )
+        self.command = command
+        self.flags = dict(flags or {})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in `argparse`, with `--repo-id` for `--repo_id`."""
+        return super().parse_known_args(
+            None if args is None else [_with_underscores(word) for word in args], namespace
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2 and one sentence."""
+        self.exit(2, f"{self.command}: error: {self.in_flags(message)} (--help lists all arguments)\n")
+
+    def fail(self, error: BaseException | str, code: int = 2) -> NoReturn:
+        """Ends the process with what went wrong after the arguments were found right."""
+        self.exit(code, f"{self.command}: error: {self.in_flags(str(error))}\n")
+
+    @contextmanager
+    def failing(self, *kinds: type[BaseException]) -> Iterator[None]:
+        """Within it, errors of these kinds end the process by [`fail`]."""
+        try:
+            yield
+        except kinds as error:
+            self.fail(error)
+
+    def in_flags(self, message: str) -> str:
+        """A message on one line, with the arguments that it names as flags of this command."""
+
+        def flag(match: re.Match[str]) -> str:
+            name = f"--{self.flags.get(match[1], match[1])}"
+            known = name in self._option_string_actions
+            return f"{name}{' ' if match[2] else ''}" if known else match[0]
+
+        return re.sub(r"(?<![\w.-])([a-z][a-z_]+)=(?=([\w\"'])?)", flag, " ".join(message.split()))
+
+
+def _with_underscores(word: str) -> str:
+    if not re.match(r"--[a-z]", word):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def flags_in_file(file: Path) -> list[str]:
+    """The flags that a JSON or YAML file stands for. Raises `ValueError` unless it maps arguments to values."""
+    text = file.read_text(encoding="utf-8")
+    values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a mapping from argument to value.")
+    flags: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            flags.append(f"--{name}")
+            flags += [str(item) for item in value] if isinstance(value, list) else [_flag_value(name, value)]
+    return flags
+
+
+def _flag_value(name: str, value: Any) -> str:
+    if value is False and name.endswith("_strategy"):
+        return "no"  # which YAML reads as false
+    return json.dumps(value) if isinstance(value, dict) else str(value)

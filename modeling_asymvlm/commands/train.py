@@ -1,0 +1,208 @@
+"""Trains a probabilistic text head on a frozen vision–language model, evaluates it and saves it.
+
+examples:
+    accelerate launch train_asymvlm.py                                      # the embedded Scenes example, offline
+    accelerate launch train_asymvlm.py --model_name_or_path openai/clip-vit-base-patch32 \\
+        --dataset_name_or_path captions.jsonl --output_dir outputs/mine     # your pairs
+    accelerate launch train_asymvlm.py --embeddings features/               # cached features
+    accelerate launch train_asymvlm.py --do_eval --model_name_or_path outputs/mine \\
+        --dataset_name_or_path captions.jsonl                               # figures of a trained model
+    accelerate launch train_asymvlm.py arguments.yaml                       # all arguments in one file
+
+`python -m modeling_asymvlm train` is the same in one process.
+"""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import transformers
+import yaml
+from transformers import AutoProcessor, set_seed
+
+from ..model.checkpoint_fingerprints import check_fingerprint
+from ..model.configuration_asymvlm import AsymVLMConfig
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..pairs.sources import PairSource
+from ..pairs.splits import SPLITS
+from ..reporting.evaluate_model import evaluate_split
+from ..reporting.model_card import model_facts
+from ..reporting.run_files import save_card, save_figures, save_reference, training_record
+from ..store.builder import cached_features
+from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..training.arguments import AsymVLMTrainingArguments
+from ..training.batches import FeaturePairs
+from ..training.trainer import AsymVLMTrainer
+from . import scenes
+from .checkpoint_evaluation import evaluate_checkpoint, print_results
+from .parser import ARGUMENT_FILES, CommandParser, flags_in_file
+from .train_arguments import FLAGS, DataArguments, ModelArguments
+from .train_checks import check_arguments, resumed_checkpoint
+
+
+INTERRUPTED = "--resume_from_checkpoint last goes on."
+ERRORS = (ValueError, OSError, ImportError, subprocess.CalledProcessError)
+
+
+def command_parser(command: str = "train") -> CommandParser:
+    """The flags of the command."""
+    return CommandParser(
+        command,
+        __doc__ or "",
+        [ModelArguments, DataArguments, AsymVLMTrainingArguments],
+        flags=FLAGS,
+        prog="accelerate launch train_asymvlm.py",
+        usage="accelerate launch train_asymvlm.py [ARGUMENTS | FILE.json | FILE.yaml]",
+    )
+
+
+def parse_arguments(
+    arguments: list[str], command: str = "train"
+) -> tuple[ModelArguments, DataArguments, AsymVLMTrainingArguments]:
+    """Flags, or one JSON or YAML file; leaves with exit code 2 and one sentence if anything is wrong with them."""
+    parser = command_parser(command)
+    try:
+        if len(arguments) == 1 and Path(arguments[0]).suffix in ARGUMENT_FILES:
+            arguments = flags_in_file(Path(arguments[0]))
+        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+        if unknown:
+            raise ValueError(f"there is no argument {unknown[0]}")
+        model, data, training = parsed
+        check_arguments(model, data, training)
+        training.resume_from_checkpoint = resumed_checkpoint(model, training)
+    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
+        parser.error(str(error))
+    return model, data, training
+
+
+def prepare_features(
+    model_arguments: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments
+) -> tuple[AsymVLMModel, Any, dict[str, EmbeddingSplit], list[str]]:
+    """The composed model, the backbone's processor if there is one, the features of each split, and broken images."""
+    name = model_arguments.model_name_or_path
+    if name is None and data.embeddings is None:
+        name = str(scenes.BACKBONE)
+    if name is not None:
+        model = AsymVLMModel.from_vlm_pretrained(
+            name,
+            revision=model_arguments.model_revision,
+            trust_remote_code=model_arguments.trust_remote_code,
+            dtype=model_arguments.dtype,
+            **model_arguments.head_kwargs(),
+        )
+        processor = AutoProcessor.from_pretrained(
+            name,
+            revision=model_arguments.model_revision or "main",
+            trust_remote_code=model_arguments.trust_remote_code,
+        )
+    if data.embeddings is not None:
+        store = EmbeddingStore(data.embeddings)
+        splits = {split: store.split(split) for split in SPLITS}
+        if name is None:
+            config = AsymVLMConfig(projection_dim=splits["train"].dim, **model_arguments.head_kwargs())
+            return AsymVLMModel(config), None, splits, []
+        check_features(store, splits["train"].dim, model, name)
+        return model, processor, splits, []
+    model.to(training.device)  # type: ignore[arg-type]
+    with training.main_process_first(desc="reading pairs"):
+        sources = read_pairs(data, training.seed)
+    store, broken = cached_features(
+        Path(str(training.output_dir)) / "embeddings",
+        model,
+        processor,
+        sources,
+        **data.embedding_kwargs(),
+        process_index=training.process_index,
+        num_processes=training.world_size,
+    )
+    return model, processor, {split: store.split(split) for split in SPLITS}, broken
+
+
+def check_features(store: EmbeddingStore, dim: int, model: AsymVLMModel, name: str) -> None:
+    """Raises `ValueError` if the features of a store are not those of the model's backbone."""
+    if dim != model.config.projection_dim:
+        raise ValueError(
+            f"The features in {str(store.path)!r} are {dim} wide, but the backbone {name!r} gives "
+            f"{model.config.projection_dim}: they come from another backbone."
+        )
+    if store.backbone_fingerprint is None:
+        return
+    try:
+        text_length = model.config.fixed_text_length
+        check_fingerprint(store.backbone_fingerprint, model.vlm, name, text_length=text_length)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(
+            f"The features in {str(store.path)!r} come from another backbone than {name!r}: name the one that made "
+            "them, or make them again."
+        ) from error
+
+
+def read_pairs(data: DataArguments, seed: int) -> dict[str, PairSource]:
+    """The pairs of train, validation and test; the embedded example is generated where no data are named."""
+    return data.load_pairs(data.dataset_name_or_path or scenes.scenes_data(), seed)
+
+
+def train_head(
+    model: AsymVLMModel, processor: Any, splits: dict[str, EmbeddingSplit], training: AsymVLMTrainingArguments
+) -> AsymVLMTrainer:
+    """Trains the head. Raises `KeyboardInterrupt` if a signal ended it, after a checkpoint was saved."""
+    pairs_per_process = len(splits["train"].captions) // training.world_size
+    training.per_device_train_batch_size = min(training.per_device_train_batch_size, max(1, pairs_per_process))
+    trainer = AsymVLMTrainer(
+        model=model,
+        args=training,
+        train_dataset=FeaturePairs(splits["train"]),
+        eval_dataset=FeaturePairs(splits["validation"]),
+        data_collator=FeaturePairs.collate,
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    if trainer.interruption.interrupted:
+        raise KeyboardInterrupt
+    return trainer
+
+
+def main(arguments: list[str], command: str = "train") -> int:
+    """The command; returns 0, and leaves with exit code 2 for arguments, data or a backbone that are wrong."""
+    model_arguments, data, training = parse_arguments(arguments, command)
+    parser = command_parser(command)
+    transformers.utils.logging.disable_progress_bar()
+    set_seed(training.seed)
+    if training.evaluate_only:
+        if training.process_index == 0:
+            with parser.failing(*ERRORS):
+                evaluate_checkpoint(model_arguments, data, training, arguments)
+        return 0
+    folder = Path(str(training.output_dir))
+    started = time.perf_counter()
+    with parser.failing(*ERRORS):
+        model, processor, splits, broken = prepare_features(model_arguments, data, training)
+    if data.overwrite_output_dir and training.resume_from_checkpoint is None and training.should_save:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    embedded = time.perf_counter()
+    trainer = train_head(model, processor, splits, training)
+    trained = time.perf_counter()
+    if not trainer.is_world_process_zero():
+        return 0
+
+    model.eval()
+    model.save_pretrained(folder)  # before anything that may go wrong with the evaluation
+    if processor is not None:
+        processor.save_pretrained(folder)
+    saved = time.perf_counter()
+    results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
+    results["test"] = evaluate_split(model, splits["test"])
+    seconds = {"features": embedded - started, "training": trained - embedded}
+    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - saved}
+    results["model"] = model_facts(model.config)  # type: ignore[arg-type]
+    source = data.record(arguments)
+    save_reference(folder, model, splits["validation"], source)
+    results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)
+    save_figures(folder, results)
+    save_card(folder, results)
+    print_results(results)
+    print(f"Model, figures and card are in {folder}.")
+    return 0

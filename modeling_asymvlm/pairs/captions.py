@@ -1,0 +1,113 @@
+"""Captions alone, out of tables that need not have images, or out of any layout of pairs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from .coco import begins_like_annotations
+from .columns import CAPTION_COLUMN_NAMES, require_captions
+from .flickr import flickr_form
+from .layouts import FILE_FORMATS, load_pairs
+
+
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class Captions:
+    """
+    Attributes:
+        texts (`list[str]`): the captions.
+        rows (`list[int]`): the row of the file that each comes from; its place among all where there are no rows.
+        image_ids (`list[str]`, *optional*):
+            The image of each, after the name of its split where there are several; `None` where the data do not tell.
+    """
+
+    texts: list[str]
+    rows: list[int]
+    image_ids: list[str] | None
+
+
+def read_captions(
+    name_or_path: str, *, caption_column: str | None = None, image_id_column: str | None = None
+) -> Captions:
+    """
+    Args:
+        name_or_path (`str`): a JSON, JSON Lines, CSV or parquet file, or any other layout of docs/layouts.md.
+        caption_column (`str`, *optional*):
+            A string or a list of strings per row. By default the first of caption, captions and text that is there.
+        image_id_column (`str`, *optional*):
+            Tells which rows share an image. By default image_id, or the paths in image; where neither is there, the
+            captions in one list share an image.
+
+    Raises:
+        ValueError: for a file that is not there or cannot be read, lacks a column, or has a caption that is no text.
+    """
+    file = Path(name_or_path)
+    if file.suffix in FILE_FORMATS and not file.is_file():
+        raise ValueError(f"There is no file {name_or_path!r}.")
+    if _is_table(file):
+        return _of_table(file, caption_column, image_id_column)
+    sources = load_pairs(name_or_path, caption_column=caption_column, image_id_column=image_id_column or "image_id")
+    texts: list[str] = []
+    image_ids: list[str] = []
+    for split, source in sources.items():
+        for image in (image for part in range(source.num_parts) for image in source.read(part)):
+            texts += image.captions
+            # an id is that of one image within its split alone
+            image_ids += [f"{split}/{image.image_id}" if len(sources) > 1 else image.image_id] * len(image.captions)
+    return Captions(texts, list(range(len(texts))), image_ids)
+
+
+def _is_table(file: Path) -> bool:
+    if file.suffix not in FILE_FORMATS or (file.suffix == ".csv" and flickr_form(file) is not None):
+        return False
+    return file.suffix != ".json" or not begins_like_annotations(file)
+
+
+def _of_table(file: Path, caption_column: str | None, image_id_column: str | None) -> Captions:
+    try:
+        table = datasets.load_dataset(FILE_FORMATS[file.suffix], data_files=str(file), split="train")
+    except (datasets.exceptions.DatasetsError, StopIteration, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error or 'it is empty'}.") from error
+    names = table.column_names
+    column = caption_column or next((name for name in CAPTION_COLUMN_NAMES if name in names), "caption")
+    for option, wanted in (("caption_column", column), ("image_id_column", image_id_column)):
+        if wanted is not None and wanted not in names:
+            raise ValueError(
+                f"{file}: there is no column {wanted!r}; it has {', '.join(names)}. Name another with --{option}."
+            )
+    schema = table.features.arrow_schema
+    tells_images = [name for name in ("image_id", "image") if name in names and _is_identity(schema.field(name).type)]
+    id_column = image_id_column or next(iter(tells_images), None)
+    texts: list[str] = []
+    rows: list[int] = []
+    image_ids: list[str] = []
+    has_lists = False
+    table = table.select_columns([column, *([] if id_column is None else [id_column])]).with_format("arrow")
+    row = 0
+    for batch in table.iter(batch_size=ROWS_AT_A_TIME):
+        ids: list[Any] = [None] * len(batch) if id_column is None else batch[id_column].to_pylist()
+        for caption, image_id in zip(batch[column].to_pylist(), ids, strict=True):
+            place = f"{file}: row {row}"
+            captions = require_captions(caption, place, column)
+            has_lists |= isinstance(caption, list)
+            if id_column is not None and not isinstance(image_id, str | int):
+                raise ValueError(
+                    f"{place}: {id_column!r} must be text or a whole number, but is of type "
+                    f"{type(image_id).__name__}. Name another column with image_id_column=."
+                )
+            texts += captions
+            rows += [row] * len(captions)
+            image_ids += [str(row if id_column is None else image_id)] * len(captions)
+            row += 1
+    if not texts:
+        raise ValueError(f"{file} holds no captions.")
+    return Captions(texts, rows, image_ids if has_lists or id_column is not None else None)
+
+
+def _is_identity(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)

@@ -1,0 +1,141 @@
+"""Data sets that the `datasets` library reads: table files, image folders, saved data sets, the Hub."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+
+from .columns import DEFAULT_COLUMNS, ImageFolder, PairColumns
+from .splits import named_splits
+from .streams import StreamPairs
+from .tables import TablePairs
+
+
+@dataclass(frozen=True)
+class Opening:
+    """
+    How data are to be opened.
+
+    Args:
+        name (`str`): the file, the folder, or the name on the Hub.
+        columns (`PairColumns`, *optional*): where the images and captions stand.
+        image_folder (`Path`, *optional*): what paths of images are relative to, if not to the data's own folder.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Read from the files as they come, rather than from a copy in the cache of `datasets`.
+        config_name (`str`, *optional*): configuration of a data set of the `datasets` library.
+    """
+
+    name: str
+    columns: PairColumns = DEFAULT_COLUMNS
+    image_folder: Path | None = None
+    streaming: bool = False
+    config_name: str | None = None
+
+    def refuse(self, *options: str) -> None:
+        """Raises `ValueError` if one of these options was given, for a layout that has no use for it."""
+        given = {
+            "image_column": self.columns.image != DEFAULT_COLUMNS.image,
+            "caption_column": self.columns.caption is not None,
+            "image_id_column": self.columns.image_id != DEFAULT_COLUMNS.image_id,
+            "image_folder": self.image_folder is not None,
+            "streaming": self.streaming,
+            "config_name": self.config_name is not None,
+        }
+        for option in options:
+            if given[option]:
+                raise ValueError(f"{self.name!r} is of a layout in which {option}= means nothing. Leave it off.")
+
+    def folder(self, own: Path) -> ImageFolder:
+        """Where the paths of images lead in files of the user's own."""
+        return ImageFolder(self.image_folder or own)
+
+
+def open_table(files: Mapping[str, list[Path]], file_format: str, opening: Opening) -> dict[str, Any]:
+    """The splits of table files of one format, each `json`, `csv` or `parquet`."""
+    opening.refuse("config_name")
+    folder = next(iter(files.values()))[0].parent
+    data_files = {split: [str(file) for file in of_split] for split, of_split in files.items()}
+    return open_dataset(file_format, opening.folder(folder), opening, data_files=data_files)
+
+
+def open_image_folder(path: Path, opening: Opening) -> dict[str, Any]:
+    """The splits of a folder of images with `metadata.jsonl` or `metadata.csv`."""
+    opening.refuse("config_name", "image_folder")
+    return open_dataset("imagefolder", ImageFolder(path.resolve()), opening, data_dir=str(path))
+
+
+def open_hub(opening: Opening) -> dict[str, Any]:
+    """
+    The splits of a data set on the Hub, whose paths may only lead to what was downloaded, or to `image_folder`; or of
+    a local folder that is laid out as one.
+    """
+    if Path(opening.name).is_dir():
+        return open_dataset(opening.name, opening.folder(Path(opening.name)), opening)
+    cache = [Path(huggingface_hub.constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+    folder = opening.image_folder or cache[0]
+    return open_dataset(opening.name, ImageFolder(folder, [folder, *cache]), opening)
+
+
+def open_saved(path: Path, opening: Opening) -> dict[str, Any]:
+    """The splits of a data set that `save_to_disk` wrote."""
+    opening.refuse("config_name", "streaming")
+    loaded = datasets.load_from_disk(str(path))
+    splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
+    return {
+        split: TablePairs(splits[name], opening.folder(path), opening.name, opening.columns)
+        for split, name in named_splits(splits, opening.name).items()
+    }
+
+
+def open_dataset(
+    name: str, folder: ImageFolder, opening: Opening, **data_files: Any
+) -> dict[str, TablePairs | StreamPairs]:
+    """
+    The splits of what `datasets.load_dataset` loads.
+
+    Raises:
+        ValueError: for data that cannot be read or lack a split train, and as [`TablePairs`].
+    """
+    try:
+        if not opening.streaming:
+            loaded = datasets.load_dataset(name, opening.config_name, **data_files)
+            return {
+                split: TablePairs(loaded[found], folder, _name_of(opening, split, loaded), opening.columns)
+                for split, found in named_splits(loaded, opening.name).items()
+            }
+        builder = datasets.load_dataset_builder(name, opening.config_name, **data_files)
+        streams = builder.as_streaming_dataset()
+        return {
+            split: _stream(streams[found], builder, found, folder, _name_of(opening, split, streams), opening.columns)
+            for split, found in named_splits(streams, opening.name).items()
+        }
+    except (datasets.exceptions.DatasetsError, StopIteration) as error:
+        raise ValueError(f"{opening.name} cannot be read: {error or 'it is empty'}.") from error
+
+
+def _name_of(opening: Opening, split: str, splits: Mapping[str, Any]) -> str:
+    return opening.name if len(splits) == 1 else f"{opening.name}, split {split}"
+
+
+def _stream(
+    dataset: datasets.IterableDataset,
+    builder: datasets.DatasetBuilder,
+    split: str,
+    folder: ImageFolder,
+    name: str,
+    columns: PairColumns,
+) -> StreamPairs:
+    if dataset.features is None:
+        names = list(next(iter(dataset), {}))
+    else:
+        dataset = dataset.decode(False)
+        names = dataset.column_names
+    version = [builder.config.name, builder.hash]
+    if builder.config.data_files is not None:  # which a data set of the Hub has not that is read from the cache
+        files = builder.config.data_files[split]
+        version += [list(files), files.origin_metadata]
+    return StreamPairs(dataset, folder, name, columns.found_in(names, name), json.dumps(version))

@@ -1,0 +1,1 @@
+"""Upload to the Hub; export to ONNX."""

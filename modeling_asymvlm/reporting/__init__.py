@@ -1,0 +1,1 @@
+"""Figures, tables, plots, the model card and the files of a run."""

@@ -1,0 +1,115 @@
+"""What a run leaves beside the model: its figures, plots and card, and the record of where they come from."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_matplotlib_available
+
+from ..calibration.reference import REFERENCE_FILE, UncertaintyReference
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..store.embedding_store import EmbeddingSplit
+from .model_card import PLOTS, model_card, run_example, usage_example, write_model_card, write_results
+
+
+def data_record(
+    dataset: str, arguments: list[str], *, dataset_id: str | None = None, license: str | None = None
+) -> dict[str, Any]:
+    """
+    Which data a run saw, and its command, without folders of this machine.
+
+    Args:
+        dataset (`str`): their name.
+        arguments (`list[str]`): of the command.
+        dataset_id (`str`, *optional*): their name on the Hub.
+        license (`str`, *optional*): of a head that is trained on them, as the Hub names it.
+    """
+    return {
+        "dataset": dataset,
+        "dataset_id": dataset_id,
+        "license": license,
+        "command": shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(without_folder, arguments)]),
+    }
+
+
+def training_record(
+    data: dict[str, Any], training: TrainingArguments, train: EmbeddingSplit, steps: int, time: dict[str, float]
+) -> dict[str, Any]:
+    """
+    What was trained on, with which command and at what cost, for the model card; `data` of [`data_record`], `time` in
+    seconds of `features` and `training`.
+    """
+    is_cuda = training.device.type == "cuda"
+    return {
+        **data,
+        "num_images": len(train.image_ids),
+        "num_captions": len(train.captions),
+        "steps": steps,
+        "epochs": training.num_train_epochs,
+        "machine": torch.cuda.get_device_name() if is_cuda else f"a CPU with {os.cpu_count()} cores",
+        "time": time,
+    }
+
+
+def save_figures(folder: Path, results: dict[str, Any]) -> None:
+    """Writes `all_results.json` and the plots of its entry `test`, of [`~report.evaluate_split`], into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PLOTS:
+        (folder / name).unlink(missing_ok=True)
+    test = results["test"]
+    if "posterior" in test and is_matplotlib_available():
+        from .plots import calibration_plot, reliability_plot, risk_coverage_plot
+
+        panels = {f"1/kappa, {name}": metrics for name, metrics in test.get("uncertainty", {}).items()}
+        directions = {name: test["posterior"][name] for name in ("text_to_image", "image_to_text")}
+        panels |= {f"posterior, {name}": metrics for name, metrics in directions.items()}
+        reliability_plot(panels, folder / "reliability.png", title="R@1 against uncertainty level, test split")
+        names = {"uncertainty": "1/kappa", "posterior": "posterior"}
+        roles = test["risk_coverage"].items()
+        curves = {f"{names[role]}, {name}": curve for role, of_role in roles for name, curve in of_role.items()}
+        risk_coverage_plot(curves, folder / "risk_coverage.png", title="Risk against coverage, test split")
+        calibration = {name: metrics["calibration"] for name, metrics in directions.items()}
+        title = "Is the retrieval posterior a probability? Test split"
+        calibration_plot(calibration, folder / "calibration.png", title=title)
+    elif "posterior" in test:
+        print("No plots: matplotlib is not installed (extra `plots`).")
+    write_results(folder / "all_results.json", results)
+
+
+def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit, data: dict[str, Any]) -> None:
+    """
+    Writes the uncertainties of the validation captions beside the model. Not those of the training captions: a head
+    that was fitted to these gives them other concentrations than it gives to new texts.
+    """
+    (folder / REFERENCE_FILE).unlink(missing_ok=True)
+    if model.config.distribution != "deterministic":
+        corpus = f"validation captions of {data['dataset']}"
+        UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
+
+
+def check_run_files(folder: Path, model: AsymVLMModel) -> None:
+    """Raises `ValueError` if files beside a checkpoint were made with another head."""
+    if (folder / REFERENCE_FILE).is_file():
+        UncertaintyReference.from_pretrained(folder).check_head(model)
+
+
+def save_card(folder: Path, results: dict[str, Any]) -> None:
+    """Writes the model card beside the model, whose example is executed, and completes `all_results.json` with it."""
+    results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
+    write_results(folder / "all_results.json", results)
+    card = model_card(
+        results,
+        model_name=folder.resolve().name,
+        location=without_folder(str(folder)),
+        plots=[name for name in PLOTS if (folder / name).is_file()],
+    )
+    write_model_card(folder / "README.md", card)
+
+
+def without_folder(argument: str) -> str:
+    """A card is for others: of a path on this machine it gives the last part."""
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument

@@ -1,0 +1,6 @@
+"""Exact indexes and posteriors."""
+
+from ..utils.extras import require
+
+
+require(__name__, "faiss", "pyarrow")

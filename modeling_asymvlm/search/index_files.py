@@ -1,0 +1,109 @@
+"""The folder of a saved index, and what an index was made from.
+
+index.json              kind, law, temperature, sizes, fingerprints of the model's head and of the splits
+vectors.faiss           the flat FAISS index, which any program with FAISS reads
+labels.arrow            captions or image ids, one a row, as an Arrow file
+parameters.safetensors  concentration and log_normalizer of every text, float64 (text indexes alone)
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ..store.embedding_store import EmbeddingSplit
+from ..utils.durable_files import check_replaceable, writing_folder
+
+
+MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
+FORMAT = 1
+ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
+ROWS_AT_A_TIME = 8192
+
+
+def split_fingerprint(split: EmbeddingSplit, kind: str) -> str:
+    """SHA-256 of the labels and features of a split that an index of `kind` `"text"` or `"image"` holds."""
+    labels, features = part_of_split(split, kind)
+    digest = hashlib.sha256(json.dumps([kind, list(labels)]).encode())
+    for start in range(0, len(features), ROWS_AT_A_TIME):
+        digest.update(features[start : start + ROWS_AT_A_TIME].contiguous().numpy())
+    return digest.hexdigest()
+
+
+def part_of_split(split: EmbeddingSplit, kind: str) -> tuple[Any, Any]:
+    """Captions and text features, or image ids and image features."""
+    return (split.captions, split.text_features) if kind == "text" else (split.image_ids, split.image_features)
+
+
+def write_index(
+    path: Path,
+    manifest: dict[str, Any],
+    vectors: faiss.Index,
+    labels: pa.ChunkedArray,
+    parameters: dict[str, np.ndarray],
+) -> None:
+    """
+    Writes a folder, in place of an index that was saved at `path` before. It is written beside it first: an error
+    or an interruption leaves the old one.
+
+    Raises:
+        FileExistsError: if anything but an index or an empty folder is at `path`.
+    """
+    check_replaceable(path, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
+    with writing_folder(path) as folder:
+        faiss.write_index(vectors, str(folder / VECTORS))
+        table = pa.table({"label": labels})
+        with pa.OSFile(str(folder / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        if parameters:
+            save_file(parameters, folder / PARAMETERS)
+        (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest}, indent=2))
+
+
+def read_index(
+    path: Path, kind: str, *, memory_map: bool
+) -> tuple[dict[str, Any], faiss.IndexFlatIP, pa.ChunkedArray, dict[str, np.ndarray]]:
+    """
+    What [`write_index`] wrote.
+
+    Raises:
+        FileNotFoundError: if there is no index at `path`.
+        ValueError: if it is of another kind or format, or its files are damaged or do not belong together.
+    """
+    if not (path / MANIFEST).is_file():
+        raise FileNotFoundError(f"There is no index at {str(path)!r}: it has no {MANIFEST}.")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found, *_ = (manifest["format"], manifest["kind"]), *(manifest[entry] for entry in ENTRIES)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error
+    if found != (FORMAT, kind):
+        raise ValueError(
+            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, but one of {kind}s and format "
+            f"{FORMAT} is wanted. TextIndex reads text indexes, ImageIndex image indexes."
+        )
+    try:
+        # For flat indexes, FAISS maps the file under this flag and not under IO_FLAG_MMAP.
+        vectors = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
+        with pa.memory_map(str(path / LABELS)) as file:
+            labels = pa.ipc.open_file(file).read_all()["label"]
+        parameters = load_file(path / PARAMETERS) if kind == "text" else {}
+    except (OSError, RuntimeError, KeyError, pa.ArrowInvalid, SafetensorError) as error:
+        raise ValueError(
+            f"The index at {str(path)!r} is incomplete or damaged ({error}): build and save it again."
+        ) from error
+    if not isinstance(vectors, faiss.IndexFlatIP):
+        raise ValueError(f"{path / VECTORS} is no flat index of inner products: build and save the index again.")
+    sizes = {int(vectors.ntotal), len(labels), *map(len, parameters.values()), manifest["num_rows"]}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The files of the index at {str(path)!r} have {sorted(sizes)} rows, so that they do not belong together: "
+            "build and save it again."
+        )
+    return manifest, vectors, labels, parameters

@@ -1,0 +1,323 @@
+"""The search that text and image indexes share: proposals, proofs, posteriors."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from ..model.objective import log_normalizer
+from ..model.objective_tiles import LOWEST_COSINE
+from .certified_top_k import certified_top_k
+from .faiss_access import matrix_products
+from .gallery_scan import scan_gallery
+from .index_storage import Embeddings, FlatIndex
+
+
+METHODS = ("bound", "scan")
+
+ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """
+    The best results of every query, best first.
+
+    Attributes:
+        rows (int64, shape `(queries, k)`): rows of the index.
+        labels (`list[list[str]]`, `queries` times `k`): their captions or image ids.
+        scores (float64, shape `(queries, k)`):
+            Log-likelihood ratios in nats against the uniform density, 0 being "no better than uniform"; cosines for
+            `distribution="deterministic"`.
+        log_posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
+            Logarithm of the probability of each result among the whole index, softmax of tau times the score.
+        uncertainty (float64, shape `(queries, k)`):
+            1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
+            kappa = 0 and NaN for `distribution="deterministic"`.
+        exact (`bool`): whether these are proven to be the best, or come from an approximate index.
+    """
+
+    rows: np.ndarray
+    labels: list[list[str]]
+    scores: np.ndarray
+    log_posterior: np.ndarray | None
+    uncertainty: np.ndarray
+    exact: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def posterior(self) -> np.ndarray | None:
+        """Probabilities, float64 of shape `(queries, k)`, or `None` where they were not asked for."""
+        return None if self.log_posterior is None else np.exp(self.log_posterior)
+
+
+class SearchableIndex(FlatIndex):
+    """
+    Search over a [`FlatIndex`]. Rows are ranked by keys: the scores themselves, or what grows with them for one query.
+    """
+
+    @torch.no_grad()
+    def search(
+        self,
+        queries: Embeddings,
+        k: int = 10,
+        *,
+        posterior: bool | None = None,
+        where: tuple[float, float] | None = None,
+        method: str | None = None,
+        approximate: faiss.Index | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> SearchResults:
+        """
+        The `k` best rows for every query, proven to be those of an exhaustive search in float64; of equal scores the
+        lower row comes first.
+
+        Args:
+            queries (`torch.Tensor` or array of shape `(queries, dim)`):
+                Image vectors of any non-zero length for a text index, natural parameters eta for an image index.
+            k (`int`, *optional*, defaults to 10): results per query.
+            posterior (`bool`, *optional*):
+                Whether to give each result's probability among the whole index; by default unless `approximate` is
+                passed. It needs the score of every row, in float32: its relative error is below about 2e-7 times tau
+                times the largest kappa.
+            where (`tuple[float, float]`, *optional*):
+                For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
+                many results come back as lie in it. The posterior stays that among the whole index.
+            method (`str`, *optional*):
+                `"bound"` for inner products by FAISS, `"scan"` for a pass by PyTorch, which gives the posterior in the
+                same pass. By default `"scan"` where the posterior or `where` is asked for, and `"bound"` otherwise.
+                The results are the same.
+            approximate (`faiss.Index`, *optional*):
+                What [`~FlatIndex.build_approximate`] gave, to take candidates from it instead. Their scores are exact,
+                but the results are not proven to be the best and carry `exact=False`. No other row is looked at unless
+                `posterior=True` asks for it.
+            batch_size (`int`, *optional*, defaults to 256): queries at a time.
+            progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
+
+        Raises:
+            ValueError: for queries that are empty, of another width, NaN or without direction, for `k` outside 1 to
+                the number of rows, for a range that no text lies in, and for options that exclude one another.
+        """
+        prepared = self._prepare(queries)
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k is {k}, but the index holds {len(self)} rows: k must be from 1 to that number.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        posterior = approximate is None if posterior is None else posterior
+        rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
+        method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
+        k = min(k, len(rows_allowed))
+        parts: list[tuple[Any, ...]] = []
+        starts = range(0, len(prepared), batch_size)
+        for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
+            batch = prepared[start : start + batch_size]
+            parts.append(self._search_batch(batch, k, rows_allowed, method, posterior, approximate))
+        rows, scores, uncertainty = (np.concatenate([part[place] for part in parts]) for place in range(3))
+        return SearchResults(
+            rows=rows,
+            labels=self._labels_of(rows),
+            scores=scores,
+            log_posterior=np.concatenate([part[3] for part in parts]) if posterior else None,
+            uncertainty=uncertainty,
+            exact=approximate is None,
+        )
+
+    @torch.no_grad()
+    def log_posterior(
+        self, queries: Embeddings, rows: Sequence[Sequence[int]], *, batch_size: int = 256
+    ) -> np.ndarray:
+        """
+        Log-probability, among the whole index, of the most probable of the given rows of each query: how well its best
+        right answer conforms, for [`~conformal.ConformalSets`].
+
+        Args:
+            queries: as for [`search`].
+            rows (`Sequence[Sequence[int]]`): for each query, the rows of its right answers, at least one.
+            batch_size (`int`, *optional*, defaults to 256): queries at a time.
+
+        Returns:
+            float64 of shape `(queries,)`.
+        """
+        prepared = self._prepare(queries)
+        if len(rows) != len(prepared) or any(not len(own) for own in rows):
+            raise ValueError(
+                f"rows holds {len(rows)} lists, {sum(not len(own) for own in rows)} of them empty, for "
+                f"{len(prepared)} queries: give each the rows of its right answers, at least one."
+            )
+        right = [np.asarray(own) for own in rows]
+        for row in (bound for own in right for bound in (own.min(), own.max())):
+            if not 0 <= row < len(self):
+                raise ValueError(f"rows names row {row} of an index of {len(self)} rows: give those from 0 on.")
+        best = np.empty(len(prepared))
+        for start in range(0, len(prepared), batch_size):
+            batch = prepared[start : start + batch_size]
+            log_sums = self._log_sums(batch).numpy()
+            lengths = np.array([len(own) for own in right[start : start + batch_size]])
+            for length in np.unique(lengths):
+                queries = np.flatnonzero(lengths == length)
+                own_rows = np.stack([right[start + query] for query in queries])
+                scores = self._scores(batch, queries, self._keys(batch, queries, own_rows))
+                best[start + queries] = self.logit_scale * scores.max(axis=1) - log_sums[queries]
+        return best
+
+    def _search_batch(
+        self,
+        batch: torch.Tensor,
+        k: int,
+        gallery: np.ndarray,
+        method: str,
+        posterior: bool,
+        approximate: faiss.Index | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Rows, scores, uncertainty and log-posterior."""
+        log_sums: torch.Tensor | None = None
+        allowed = None
+        if len(gallery) < len(self):
+            allowed = torch.zeros(len(self), dtype=torch.bool)
+            allowed[torch.from_numpy(gallery)] = True
+
+        def propose(queries: np.ndarray, count: int, best: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal log_sums
+            if method == "scan":
+                wanted = posterior and log_sums is None
+                scanned = scan_gallery(
+                    self._tiles(batch[queries]),
+                    len(queries),
+                    len(self),
+                    count=count,
+                    logit_scale=self.logit_scale if wanted else None,
+                    allowed=allowed,
+                )
+                log_sums = scanned[2] if wanted else log_sums
+                proposed, keys = scanned[0].numpy(), scanned[1].double().numpy()
+                bounds = self._scan_bounds(keys.min(axis=1))
+            else:
+                index = self._faiss if approximate is None else approximate
+                vectors, slack = self._faiss_queries(batch, queries, best)
+                with matrix_products(len(vectors)):
+                    keys, proposed = index.search(vectors.numpy(), count)
+                if proposed[:, k - 1].min() < 0:  # FAISS fills up with -1
+                    raise ValueError(
+                        f"The approximate index found fewer than {k} results for a query: let it look further, as by "
+                        "a higher nprobe or efSearch."
+                    )
+                bounds = keys[:, -1].astype(np.float64) + slack
+            if count == len(gallery) or approximate is not None:
+                bounds = np.full(len(queries), -np.inf)
+            return proposed, bounds
+
+        def exact_keys(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            keys = self._keys(batch, queries, np.maximum(rows, 0))
+            return np.where(rows < 0, -np.inf, keys)
+
+        rows, keys = certified_top_k(len(batch), gallery, k, propose, exact_keys)
+        everyone = np.arange(len(batch))
+        scores, uncertainty = self._scores(batch, everyone, keys), self._uncertainty(batch, rows)
+        if not posterior:
+            return rows, scores, uncertainty, None
+        if log_sums is None:
+            log_sums = self._log_sums(batch)
+        return rows, scores, uncertainty, self.logit_scale * scores - log_sums.numpy()[:, None]
+
+    def _checked_method(self, method: str | None, **options: Any) -> str:
+        if method is None:
+            wants_scan = options["where"] is not None or (options["posterior"] and options["approximate"] is None)
+            method = "scan" if wants_scan else "bound"
+        if method not in METHODS:
+            raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+        if method == "scan" and options["approximate"] is not None:
+            raise ValueError("An approximate index takes the place of method='bound': pass no where and no 'scan'.")
+        if method == "bound" and options["where"] is not None:
+            raise ValueError("method='bound' cannot filter: leave method out, or pass 'scan', to search with where.")
+        approximate = options["approximate"]
+        if approximate is not None and (approximate.ntotal, approximate.d) != (len(self), self._faiss.d):
+            raise ValueError(
+                f"The approximate index holds {approximate.ntotal} vectors of width {approximate.d}, this index "
+                f"{len(self)} of width {self._faiss.d}: build it again with build_approximate()."
+            )
+        return method
+
+    def _rows_in_range(self, low: float, high: float) -> np.ndarray:
+        raise ValueError("where= filters texts by their uncertainty; the images of an ImageIndex have none.")
+
+    def _gathered(self, rows: np.ndarray) -> torch.Tensor:
+        """Embeddings in float64, `(..., dim)`."""
+        return torch.from_numpy(self._writable_vectors()[rows][..., : self.dim]).double()
+
+    def _inner_products(self, directions: torch.Tensor, rows: np.ndarray, *, normalize: bool) -> np.ndarray:
+        """float64 `(q, c)` of directions `(q, dim)` with rows `(q, c)`; equal vectors give equal numbers."""
+        products = np.empty(rows.shape)
+        step = max(1, ELEMENTS_AT_A_TIME // (rows.shape[1] * self.dim))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            vectors = self._gathered(rows[some])
+            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            products[some] = (vectors * directions[some, None]).sum(dim=-1).numpy()
+        return products
+
+    def _likelihood(self, cosines: Any, concentration: Any, log_normalizers: Any) -> Any:
+        """Scores of cosines, elementwise, torch tensors all."""
+        if self.distribution == "deterministic":
+            return cosines
+        if self.distribution == "vmf":
+            return concentration * cosines + log_normalizers
+        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
+
+    def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
+        law = {"distribution": self.distribution, "normalizer": self.normalizer}
+        return log_normalizer(concentration, self.dim, **law)
+
+    def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
+        """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
+        size = len(batch), len(self)
+        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale)[2]
+
+    def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
+        if self.distribution == "deterministic":
+            return np.full_like(concentration, np.nan)
+        with np.errstate(divide="ignore"):
+            return 1 / concentration
+
+    def _labels_of(self, rows: np.ndarray) -> list[list[str]]:
+        taken = self.labels.take(pa.array(rows.ravel())).to_pylist()
+        return [taken[start : start + rows.shape[1]] for start in range(0, len(taken), rows.shape[1])]
+
+    @abstractmethod
+    def _prepare(self, queries: Embeddings) -> torch.Tensor:
+        """Checked queries in float64, `(queries, dim)`."""
+
+    @abstractmethod
+    def _faiss_queries(
+        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
+    ) -> tuple[torch.Tensor, float]:
+        """float32 vectors for FAISS, and what rounding may take from their inner products."""
+
+    @abstractmethod
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+        """What [`scan_gallery`] takes."""
+
+    @abstractmethod
+    def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
+        """What no exact key exceeds whose float32 key in a scan is at most this."""
+
+    @abstractmethod
+    def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Exact keys of rows `(q, c)` for the queries `(q,)` of the batch."""
+
+    @abstractmethod
+    def _scores(self, batch: torch.Tensor, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Scores of keys `(q, c)`."""
+
+    @abstractmethod
+    def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        """1 / kappa for the rows `(q, c)` of all queries of the batch."""

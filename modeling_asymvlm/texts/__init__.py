@@ -1,0 +1,1 @@
+"""What a model says of texts: encoding, words, divergences, entailment, near-duplicates, triage, the pipeline."""

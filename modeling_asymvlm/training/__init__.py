@@ -1,0 +1,6 @@
+"""The Trainer, its arguments, batches, resumable state."""
+
+from ..utils.extras import require
+
+
+require(__name__, "accelerate")

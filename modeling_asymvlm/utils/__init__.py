@@ -1,0 +1,1 @@
+"""Files that are whole or absent, checks of input; knows nothing of models."""

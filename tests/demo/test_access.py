@@ -1,0 +1,148 @@
+"""What visitors can ask of the server: the page's own routes and events, and no foreign address."""
+
+import inspect
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+
+gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
+
+from tests.support.demo_cases import FOLDER, load, make_case  # noqa: E402
+
+
+access = load("access")
+PROMPT, ALPHA, UPLOAD, EXAMPLE = range(4)  # the events, in the order of the page
+ADDRESS = "http://example.com/big.png"
+PATIENCE = 30  # seconds for the slowest machine
+
+# The command, with a stand-in for Gradio's downloads that tells of them.
+PROGRAM = """
+import sys
+from gradio import processing_utils
+
+async def download(url, cache_dir):
+    print(f"downloads {url}", file=sys.stderr, flush=True)
+    raise ConnectionError(url)
+
+processing_utils.async_ssrf_protected_download = download
+import app
+app.main(sys.argv[1:])
+"""
+
+
+def file_at(path: str) -> dict:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+@dataclass
+class Served:
+    """A client of a page that is served, and where the server writes what goes wrong."""
+
+    client: httpx.Client
+    log: Path
+
+    def post(self, event: int, data: list, **changes) -> httpx.Response:
+        body = {"data": data, "fn_index": event, "session_hash": "visitor", **changes}
+        return self.client.post("/gradio_api/queue/join", json=body)
+
+    def answer(self, event: int, data: list) -> dict:
+        """What an event that is let in gives."""
+        assert self.post(event, data).status_code == 200
+        with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "visitor"}) as lines:
+            for line in lines.iter_lines():
+                if line.startswith("data: ") and (said := json.loads(line[6:]))["msg"] == "process_completed":
+                    return said
+        raise AssertionError("The event was never completed.")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("demo")
+    case = make_case(folder)
+    command = [sys.executable, "-c", PROGRAM, "--model", str(case.model), "--dataset", str(case.data)]
+    variables = {"HF_DATASETS_CACHE": str(folder), "GRADIO_TEMP_DIR": str(folder / "uploads"), "HF_HUB_OFFLINE": "1"}
+    imported_from = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **variables, "PYTHONPATH": imported_from}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        try:
+            said = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+            assert said is not None, (folder / "log").read_text()
+            with httpx.Client(base_url=said[0], timeout=PATIENCE) as client:
+                yield Served(client, folder / "log")
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+            process.stdout.close()
+
+
+def test_an_uploaded_picture_is_answered_and_a_file_of_the_server_is_not(served, tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(content, "PNG")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(content.getvalue())
+    (path,) = served.client.post("/gradio_api/upload", files={"files": ("a.png", content.getvalue())}).json()
+    assert 'class="captioned"' in served.answer(UPLOAD, [file_at(path)])["output"]["data"][0]
+    refused = served.answer(UPLOAD, [file_at(str(secret))])
+    assert not refused["success"] and "captioned" not in json.dumps(refused)
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        (UPLOAD, [file_at(ADDRESS)]),
+        (UPLOAD, [file_at("https://example.com/big.png")]),
+        (UPLOAD, [[{"deep": file_at(ADDRESS)}]]),
+        (UPLOAD, [{**file_at("/here"), "more": file_at(ADDRESS)}]),
+        (PROMPT, [file_at(ADDRESS), 0.1]),
+        (ALPHA, ["red", file_at(ADDRESS)]),
+        (EXAMPLE, [file_at(ADDRESS)]),
+        (UPLOAD, [file_at("relative.png")]),
+    ],
+)
+def test_an_event_that_names_an_address_is_refused_before_anything_is_downloaded(served, event, data):
+    response = served.post(event, data)
+    assert response.status_code == 400 and "upload the picture" in response.json()["detail"]
+    assert served.answer(PROMPT, ["red 3", 0.1])["success"]  # after whatever the event before it did
+    assert "downloads" not in served.log.read_text()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 30_000, b'{"path": 3}'])
+def test_events_that_are_no_events_are_refused(served, body):
+    assert served.client.post("/gradio_api/queue/join", content=body).status_code == 400
+
+
+def test_long_prompts_are_refused_on_the_way_and_by_every_event(served):
+    assert served.post(ALPHA, ["red " * access.MAX_EVENT_BYTES, 0.1]).status_code == 413
+    for event in (PROMPT, ALPHA):
+        assert "501 characters" in served.answer(event, ["x" * 501, 0.1])["output"]["data"][0]
+    assert served.post(PROMPT, ["\u00e9" * 500, 0.1]).status_code == 200
+
+
+def test_every_route_of_gradio_that_the_page_does_not_use_answers_404(served):
+    decorators = re.findall(r'@(app|router)\.\w+\(\s*"(/[^"]*)"', inspect.getsource(gradio.routes))
+    routes = {("/gradio_api" if owner == "router" else "") + path for owner, path in decorators}
+    needed = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+    needed |= {"/assets/{path:path}", "/static/{path:path}", "/gradio_api/heartbeat/{session_hash}"}
+    needed |= {f"/gradio_api/{name}" for name in ("startup-events", "app_id", "upload", "queue/join", "queue/data")}
+    assert needed <= routes and {"/gradio_api/process_recording", "/gradio_api/run/{api_name}"} <= routes
+    others = sorted(re.sub(r"{.*?}", "x", route) for route in routes - needed)
+    for path in [*others, "/gradio_api//queue/join", "/gradio_api/queue/join/"]:
+        for method in ("GET", "POST"):
+            response = served.client.request(method, path)
+            assert response.status_code == 404 and "no such route" in response.text, (method, path)
+    for path in ("/", "/config", "/theme.css", "/manifest.json", "/robots.txt", "/gradio_api/app_id"):
+        assert served.client.get(path).status_code == 200, path
+    assert not served.client.get("/config").json()["run_history"]

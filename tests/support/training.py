@@ -1,0 +1,40 @@
+"""Pairs of cached features, heads on them and their trainers."""
+
+import torch
+
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.store.embedding_store import EmbeddingSplit
+from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+
+
+def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float = 0.5) -> FeaturePairs:
+    """Texts whose features are those of their image with noise: there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    image_features = torch.randn(images, dim, generator=generator)
+    index = torch.arange(texts) % images
+    text_features = image_features[index] + noise * torch.randn(texts, dim, generator=generator)
+    names = [f"image-{row}" for row in range(images)]
+    return FeaturePairs(EmbeddingSplit(names, image_features, ["caption"] * texts, text_features, index))
+
+
+def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> AsymVLMTrainer:
+    defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "disable_tqdm": True, "report_to": "none"}
+    return AsymVLMTrainer(
+        model=model,
+        args=AsymVLMTrainingArguments(output_dir=str(folder), **{**defaults, **arguments}),
+        train_dataset=train or make_pairs(0, 32, 64),
+        eval_dataset=evaluation or make_pairs(1, 21, 21),
+        data_collator=FeaturePairs.collate,
+    )
+
+
+def head_model(**arguments) -> AsymVLMModel:
+    torch.manual_seed(5)
+    return AsymVLMModel(AsymVLMConfig(projection_dim=24, hidden_size=32, **arguments))
+
+
+def objective_on(model: AsymVLMModel, pairs: FeaturePairs) -> float:
+    batch = pairs.__getitems__(range(len(pairs)))
+    with torch.no_grad():
+        return model.eval()(**batch, return_loss=True).loss.item()
