@@ -1,88 +1,103 @@
-"""Words as queries: natural parameters of texts, for [`~retrieval.ImageIndex`]."""
+"""Texts as natural parameters: queries for [`~search.ImageIndex`], captions, prompts, and what is left of them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..utils.checks import check_strings
+from .tokenization import TokenizedTexts, tokenize_texts
 
 
-@torch.no_grad()
-def encode_texts(model: AsymVLMModel, processor: Any, texts: str | Sequence[str]) -> torch.Tensor:
-    """
-    Natural parameters of texts.
-
-    Args:
-        model (`AsymVLMModel`): with its backbone, in evaluation mode.
-        processor (`ProcessorMixin`): the backbone's.
-        texts (`str` or `Sequence[str]`): the queries.
-
-    Returns:
-        `torch.FloatTensor` of shape `(texts, projection_dim)`, on the device of the model.
-
-    Raises:
-        ValueError: without any text, for a text of white space alone, and for one that is longer than the context of
-            the backbone, of which the end would be lost.
-    """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise ValueError("Query 0 is empty: write something in words.")
-    check_texts(texts, processor, model.config.text_max_length, kind="query")
-    inputs = processor(text=texts, padding=True, return_tensors="pt").to(model.device)
-    return model.get_text_features(**inputs).pooler_output
+TOO_LONG = ("raise", "truncate")
 
 
-def check_texts(texts: Sequence[str], processor: Any, context: int | None, *, kind: str = "text") -> None:
-    """
-    Refuses texts that say nothing, and texts of which a backbone would cut off the end.
-
-    Args:
-        texts (`Sequence[str]`): what was typed.
-        processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): of the backbone.
-        context (`int`, *optional*): tokens that the backbone takes at most, `config.text_max_length`.
-        kind (`str`, *optional*, defaults to `"text"`): what the messages call a text.
-
-    Raises:
-        TypeError: for what is no string.
-        ValueError: for a text of white space alone, and for one that is longer than the context.
-    """
-    tokenizer = getattr(processor, "tokenizer", processor)
-    check_strings(texts, kind.capitalize())
-    for number, text in enumerate(texts):
-        if not text.strip():
-            raise ValueError(f"{kind.capitalize()} {number} is empty: write something in words.")
-        if context is not None and (length := len(tokenizer(text)["input_ids"])) > context:
-            raise ValueError(
-                f"The {kind} {text[:40]!r}... has {length} tokens, but the context of the backbone is {context}: "
-                "shorten it."
-            )
-
-
-@torch.no_grad()
-def text_concentration(
-    model: AsymVLMModel, processor: Any, texts: Sequence[str], *, batch_size: int = 256
+def encode_texts(
+    model: AsymVLMModel,
+    processor: Any,
+    texts: str | Sequence[str],
+    *,
+    batch_size: int = 256,
+    too_long: str = "raise",
+    progress: bool = False,
 ) -> torch.Tensor:
     """
-    The concentration of texts.
+    Natural parameters eta of texts: the norm is the concentration, the direction the mean direction. A text's do not
+    depend, but for rounding, on the others or on the batch size.
+
+    Example:
+
+    ```python
+    >>> found = gallery.search(encode_texts(model, processor, ["a red circle", "a picture"]), k=3)
+    ```
 
     Args:
         model (`AsymVLMModel`): with its backbone, in evaluation mode, on any device.
         processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): of the backbone.
-        texts (`Sequence[str]`): any number of them.
-        batch_size (`int`, *optional*, defaults to 256): texts at a time.
+        texts (`str` or `Sequence[str]`): one text or several.
+        batch_size (`int`, *optional*, defaults to 256): texts in the backbone at a time, which are of like length.
+        too_long (`str`, *optional*, defaults to `"raise"`):
+            What is done about a text that is longer than the context of the backbone, `config.text_max_length`: it is
+            refused, or with `"truncate"` cut to the context, keeping its last token, as the model itself does.
+        progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
+
+    Returns:
+        `torch.FloatTensor` of shape `(texts, projection_dim)`, float64 for a model of that dtype, in the order of the
+        texts, on the device of the model.
+
+    Raises:
+        TypeError: for what is no string.
+        ValueError: without any text, for a text that is empty or of white space alone, for one that is longer than the
+            context unless it may be cut, for a batch size below 1 and for an unknown `too_long`.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"Unknown too_long {too_long!r}: choose one of {', '.join(TOO_LONG)}.")
+    tokenized = tokenize_texts(processor, texts)
+    if too_long == "raise":
+        tokenized.check_context(model.config.text_max_length)
+    return encode_tokens(model, tokenized, batch_size=batch_size, progress=progress)
+
+
+@torch.no_grad()
+def encode_tokens(
+    model: AsymVLMModel, tokenized: TokenizedTexts, *, batch_size: int = 256, progress: bool = False
+) -> torch.Tensor:
+    """As [`encode_texts`] for texts that are tokenised already; those beyond the context are cut."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+    parts: list[torch.Tensor] = []
+    order: list[int] = []
+    with tqdm(total=len(tokenized.texts), desc="Encoding", unit=" texts", disable=not progress) as bar:
+        for numbers, inputs in tokenized.batches(batch_size):
+            on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            parts.append(model.get_text_features(**on_device).pooler_output)
+            order += numbers
+            bar.update(len(numbers))
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def text_concentration(
+    model: AsymVLMModel,
+    processor: Any,
+    texts: str | Sequence[str],
+    *,
+    batch_size: int = 256,
+    too_long: str = "truncate",
+) -> torch.Tensor:
+    """
+    The concentration of texts: the norm of what [`encode_texts`] gives.
+
+    Args:
+        model, processor, texts, batch_size, too_long: as for [`encode_texts`], but texts that are too long are cut.
 
     Returns:
         `torch.FloatTensor` of shape `(num_texts,)` on the CPU: kappa >= 0.
 
     Raises:
-        ValueError: for a deterministic model, whose texts are points.
+        TypeError, ValueError: as [`encode_texts`], and for a deterministic model, whose texts are points.
     """
     if model.config.distribution == "deterministic":
         raise ValueError("A model with distribution='deterministic' has no concentration.")
-    parts = []
-    for start in range(0, len(texts), batch_size):
-        inputs = processor(text=list(texts[start : start + batch_size]), padding=True, return_tensors="pt")
-        parts.append(model(**inputs.to(model.device)).concentration.cpu())
-    return torch.cat(parts)
+    eta = encode_texts(model, processor, texts, batch_size=batch_size, too_long=too_long)
+    return torch.linalg.vector_norm(eta, dim=-1).cpu()

@@ -9,8 +9,8 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from ..calibration.reference import REFERENCE_FILE, UncertaintyReference
-from .encoding import check_texts
-from .words import uncertainties_of_words, without_span, word_spans
+from .tokenization import check_texts, tokenize_texts
+from .words import texts_without_words, word_effects
 
 
 logger = logging.get_logger(__name__)
@@ -108,12 +108,12 @@ class TextUncertaintyPipeline(ChunkPipeline):
 
     def preprocess(self, inputs: Any, with_words: bool = True) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """The tokens of the text, and of the text without each of its words."""
-        check_texts([inputs], self.tokenizer, self.model.config.text_max_length)
-        spans = word_spans(inputs) if with_words else []
-        texts = [inputs, *(without_span(inputs, span) for span in spans if len(spans) > 1)]
-        for number, text in enumerate(texts):
-            tokens = self.tokenizer(text, return_tensors="pt")  # type: ignore[misc]
-            yield {**tokens, "text": inputs, "is_last": number == len(texts) - 1}
+        check_texts([inputs])
+        texts = texts_without_words(inputs) if with_words else [inputs]
+        tokenized = tokenize_texts(self.tokenizer, texts)
+        tokenized.check_context(self.model.config.text_max_length)
+        for number in range(len(texts)):
+            yield {**tokenized.padded([number]), "text": inputs, "is_last": number == len(texts) - 1}
 
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:  # type: ignore[override]
         text, is_last = model_inputs.pop("text"), model_inputs.pop("is_last")
@@ -124,17 +124,14 @@ class TextUncertaintyPipeline(ChunkPipeline):
     ) -> dict[str, Any]:
         """The result for one text; see [`~TextUncertaintyPipeline.__call__`]."""
         concentration = torch.cat([outputs["concentration"].reshape(1) for outputs in model_outputs])
-        uncertainty, *uncertainties_without = (1 / concentration).tolist()
-        words: list[dict[str, Any]] = []
-        if uncertainties_without:
-            all_words = uncertainties_of_words(model_outputs[0]["text"], uncertainty, uncertainties_without)
-            lowering = [vars(word) for word in all_words if word.reduction is not None and word.reduction > 0]
-            words = sorted(lowering, key=lambda word: -word["reduction"])[:top_words]
+        uncertainty = (1 / concentration[0]).item()
+        all_words = word_effects(model_outputs[0]["text"], concentration) if top_words else ()
+        lowering = [vars(word) for word in all_words if word.reduction is not None and word.reduction > 0]
         return {
             "uncertainty": uncertainty,
             "concentration": concentration[0].item(),
             "percentile": None if self.reference is None else self.reference.percentile(uncertainty),
-            "words": words,
+            "words": sorted(lowering, key=lambda word: -word["reduction"])[:top_words],
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:

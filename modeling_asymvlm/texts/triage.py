@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm.auto import tqdm
 
 from ..model.distributions import PowerSpherical, VonMisesFisher
 from ..model.modeling_asymvlm import AsymVLMModel
 from .divergences import TextLaw, directional_divergence
+from .encoding import encode_tokens
 from .near_duplicates import NearDuplicates, gathered, keep_nearest, law_of, near_duplicates
+from .tokenization import check_texts, tokenize_texts
 
 
 # Pairs of captions of different images that the threshold of a contradiction is a quantile of.
@@ -57,7 +57,7 @@ def triage(
     """
     Args:
         model (`AsymVLMModel`): with its backbone, in evaluation mode, on any device.
-        tokenizer (`PreTrainedTokenizerBase`): of the backbone.
+        tokenizer (`ProcessorMixin` or `PreTrainedTokenizerBase`): of the backbone.
         captions (`Sequence[str]`): at least one; equal ones are embedded once.
         image_ids (`Sequence[str]`, *optional*): the image of each caption; without them, no contradiction is found.
         duplicate_divergence (`float`, *optional*, defaults to 0.05):
@@ -70,16 +70,20 @@ def triage(
         progress (`bool`, *optional*, defaults to `False`): whether to show progress bars.
 
     Raises:
-        ValueError: for a deterministic model, a model without a backbone, and no caption.
+        TypeError: for a caption that is no string.
+        ValueError: for a deterministic model, a model without a backbone, no caption, and an empty one.
     """
     if model.config.distribution == "deterministic":
         raise ValueError("A model with distribution='deterministic' gives points, not distributions to compare.")
     if not captions:
         raise ValueError("There are no captions.")
+    check_texts(captions)
     distinct = list(dict.fromkeys(captions))
     number_of = {text: number for number, text in enumerate(distinct)}
     number = np.array([number_of[text] for text in captions])
-    eta, cut = _embedded(model, tokenizer, distinct, batch_size, progress)
+    tokenized = tokenize_texts(tokenizer, distinct)
+    cut = tokenized.too_long(model.config.text_max_length)
+    eta = encode_tokens(model, tokenized, batch_size=batch_size, progress=progress).cpu()
     law = VonMisesFisher if model.config.distribution == "vmf" else PowerSpherical
     texts = law.from_natural_parameter(eta, validate_args=False)
     duplicates = _with_equal_captions(near_duplicates(texts, duplicate_divergence, progress=progress), number)
@@ -87,26 +91,6 @@ def triage(
     contradiction, divergence, threshold = _contradictions(texts, number, images, contradiction_quantile)
     concentration = texts.concentration.double().numpy()[number]
     return Triage(concentration, cut[number], duplicates, contradiction, divergence, threshold)
-
-
-@torch.no_grad()
-def _embedded(
-    model: AsymVLMModel, tokenizer: Any, texts: list[str], batch_size: int, progress: bool
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Natural parameters on the CPU, and which texts are longer than the context; texts of like length together."""
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    eta = torch.empty(len(texts), model.config.projection_dim)
-    cut = np.zeros(len(texts), dtype=bool)
-    context = model.config.text_max_length
-    with tqdm(total=len(texts), desc="Embedding", unit=" captions", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            inputs = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
-            if context is not None and inputs["input_ids"].shape[1] > context:
-                cut[rows] = [len(tokenizer(texts[row])["input_ids"]) > context for row in rows]
-            eta[rows] = model.get_text_features(**inputs.to(model.device)).pooler_output.cpu()
-            bar.update(len(rows))
-    return eta, cut
 
 
 def _with_equal_captions(distinct: NearDuplicates, number: np.ndarray) -> NearDuplicates:

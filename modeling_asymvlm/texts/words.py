@@ -4,8 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..model.modeling_asymvlm import AsymVLMModel
-from .encoding import check_texts, text_concentration
+from .encoding import text_concentration
+from .tokenization import check_texts
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,22 @@ def without_span(text: str, span: tuple[int, int]) -> str:
     return (text[: span[0]] + text[span[1] :].lstrip()).strip()
 
 
-def uncertainties_of_words(
-    text: str, uncertainty: float, uncertainties_without: list[float]
-) -> tuple[WordUncertainty, ...]:
+def texts_without_words(text: str) -> list[str]:
+    """The text, and the text without each of its words; the text alone if it has but one."""
+    spans = word_spans(text)
+    return [text, *(without_span(text, span) for span in spans if len(spans) > 1)]
+
+
+def word_effects(text: str, concentration: torch.Tensor) -> tuple[WordUncertainty, ...]:
     """
-    The words of a text with what the text's uncertainty is without each.
+    The words of a text with what its uncertainty is without each.
 
     Args:
         text (`str`): the text.
-        uncertainty (`float`): its own.
-        uncertainties_without (`list[float]`): without each of its words; empty for a text of one word.
+        concentration (`torch.Tensor` of shape `(len(texts_without_words(text)),)`): of [`texts_without_words`].
     """
     spans = word_spans(text)
+    uncertainty, *uncertainties_without = (1 / concentration).tolist()
     if len(spans) == 1:
         return (WordUncertainty(text[slice(*spans[0])], *spans[0], None, None),)
     return tuple(
@@ -101,9 +108,7 @@ def word_uncertainty(model: AsymVLMModel, processor: Any, text: str, *, batch_si
     'red'
     ```
     """
-    check_texts([text], processor, model.config.text_max_length)
-    spans = word_spans(text)
-    shortened = [without_span(text, span) for span in spans] if len(spans) > 1 else []
-    concentration = text_concentration(model, processor, [text, *shortened], batch_size=batch_size)
-    uncertainty, *uncertainties_without = (1 / concentration).tolist()
-    return TextUncertainty(text, uncertainty, uncertainties_of_words(text, uncertainty, uncertainties_without))
+    check_texts([text])
+    texts = texts_without_words(text)
+    concentration = text_concentration(model, processor, texts, batch_size=batch_size, too_long="raise")
+    return TextUncertainty(text, (1 / concentration[0]).item(), word_effects(text, concentration))

@@ -142,8 +142,7 @@ class ZeroShotClassifier:
         """
         prompts = prompts_of_classes(classes, templates)
         texts = [text for own in prompts.values() for text in own]
-        starts = range(0, len(texts), batch_size)
-        embeds = torch.cat([encode_texts(model, processor, texts[start : start + batch_size]) for start in starts])
+        embeds = encode_texts(model, processor, texts, batch_size=batch_size)
         parts = embeds.split([len(own) for own in prompts.values()])
         return cls._of_model(model, dict(zip(prompts, parts, strict=True)), processor=processor, **options)
 

@@ -187,7 +187,7 @@ def test_text_queries_are_words_within_the_context(tiny_clip, tiny_processor, tm
     scores = pair_scores(eta, torch.tensor(index.vectors), distribution="vmf")
     np.testing.assert_allclose(index.search(eta, 1).scores[:, 0], scores.max(dim=1).values, rtol=1e-5)
     for texts in ([], [""], "  "):
-        with pytest.raises(ValueError, match="Query 0 is empty"):
+        with pytest.raises(ValueError, match="Text 0 is empty"):
             encode_texts(model, tiny_processor, texts)
     with pytest.raises(ValueError, match="tokens, but the context of the backbone is 16"):
         encode_texts(model, tiny_processor, ["red", "red 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"])
