@@ -1,6 +1,5 @@
 """How uncertain the texts of a corpus are, kept with a model so that one text can be placed among them."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..utils.durable_files import write_json
+from ..utils.json_files import read_json, write_json
 
 
 REFERENCE_FILE = "reference_uncertainty.json"
@@ -22,7 +21,7 @@ FORMAT = 1
 
 # A percentile is read to a tenth, whatever the size of the corpus.
 MAX_KEPT = 1001
-ROWS_AT_A_TIME = 4096
+TEXTS_PER_PASS = 4096
 ROUNDING = 1e-5
 
 
@@ -87,8 +86,8 @@ class UncertaintyReference:
         if model.config.distribution == "deterministic":
             raise ValueError("A model with distribution='deterministic' has no uncertainty to refer to.")
         parts = [
-            model(text_features=text_features[start : start + ROWS_AT_A_TIME].to(model.device)).concentration.cpu()
-            for start in range(0, len(text_features), ROWS_AT_A_TIME)
+            model(text_features=text_features[start : start + TEXTS_PER_PASS].to(model.device)).concentration.cpu()
+            for start in range(0, len(text_features), TEXTS_PER_PASS)
         ]
         return cls.from_concentration(torch.cat(parts) if parts else [], model, corpus=corpus)
 
@@ -138,11 +137,11 @@ class UncertaintyReference:
             try:
                 file = Path(hf_hub_download(str(name_or_path), REFERENCE_FILE, **hub_arguments))
             except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
-                raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE} to be had: {error}") from error
+                raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE} available: {error}") from error
         if not file.is_file():
             raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE}.")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             file_format, uncertainties = content.pop("format"), tuple(content.pop("uncertainties"))
             if file_format == FORMAT:
                 return cls(uncertainties=uncertainties, **content)

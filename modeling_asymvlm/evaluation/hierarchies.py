@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..utils.json_files import read_json
+
 
 SEPARATOR = "=>"
 
@@ -68,14 +70,17 @@ def read_hierarchies(path: str | Path) -> Hierarchies:
 def _entries(file: Path) -> Iterable[Any]:
     if file.suffix not in (".json", ".jsonl", ".csv"):
         raise ValueError(f"{str(file)!r} is no hierarchy file; its name must end in .jsonl, .json or .csv.")
-    with file.open(encoding="utf-8", newline="") as lines:
-        if file.suffix == ".csv":
-            yield from csv.DictReader(lines)
-            return
-        try:
-            entries = json.load(lines) if file.suffix == ".json" else [json.loads(row) for row in lines if row.strip()]
-        except ValueError as error:
-            raise ValueError(f"{str(file)!r} is not {file.suffix[1:].upper()}: {error}.") from error
+    if file.suffix == ".json":
+        entries = read_json(file)
+    else:
+        with file.open(encoding="utf-8", newline="") as lines:
+            if file.suffix == ".csv":
+                yield from csv.DictReader(lines)
+                return
+            try:
+                entries = [json.loads(row) for row in lines if row.strip()]
+            except ValueError as error:
+                raise ValueError(f"{str(file)!r} is not JSONL: {error}.") from error
     if not isinstance(entries, list):
         raise ValueError(f"{str(file)!r} must hold a list of hierarchies, but holds a {type(entries).__name__}.")
     yield from entries

@@ -1,11 +1,11 @@
 """Caption annotations of COCO, and Karpathy's splits of COCO, Flickr8k and Flickr30k: JSON files with one object."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..utils.json_files import read_json
 from .annotations import AnnotatedImage, annotated_pairs, by_split, find_images, folders_beside, require_caption
 from .splits import SPLIT_NAMES, files_of_splits
 from .tables import TablePairs
@@ -20,6 +20,7 @@ KARPATHY_FOLDERS = (
     "Flicker8k_Dataset",
     "Flickr8k_Dataset",
 )
+MAX_BYTES = 2**32  # of an annotation file; that of COCO's training split has 2**26.5
 
 # An annotation file is one object that begins with one of these; a row of JSON Lines begins with a column.
 FIRST_KEY = re.compile(r"\s*\{\s*\"(info|licenses|images|annotations|type|categories|dataset)\"\s*:")
@@ -41,11 +42,11 @@ def load_annotations(file: Path) -> dict[str, Any] | None:
     if not begins_like_annotations(file):
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # JSON Lines
+        content = read_json(file, remedy="Download it again.", max_bytes=MAX_BYTES)
+    except ValueError as error:
+        if getattr(error.__cause__, "msg", None) == "Extra data":  # JSON Lines
             return None
-        raise ValueError(f"{file} cannot be read: {error}. Download it again.") from error
+        raise ValueError(f"{file} cannot be read: {error}") from error
     images, annotations = content.get("images"), content.get("annotations")
     if _are_objects(images) and (
         "sentences" in images[0] or _are_objects(annotations) and "caption" in annotations[0]

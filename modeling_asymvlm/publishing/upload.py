@@ -1,7 +1,6 @@
 """A checkpoint with its code, its processor and a model card, as one commit on the Hub."""
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -26,7 +25,9 @@ from ..reporting.model_card import (
     read_results,
     run_example_isolated,
     usage_example,
+    write_json,
     write_model_card,
+    write_results,
 )
 from ..reporting.run_files import REFERENCE_FILE, check_run_files
 
@@ -133,9 +134,9 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     for name in (CONFIG_NAME, *SETTINGS_NAMES):
         if (folder / name).is_file():
             settings = _without_names_of_folders(read_json(folder / name))
-            _write_json(output / name, {**settings, "auto_map": AUTO_MAP} if name == CONFIG_NAME else settings)
+            write_json(output / name, {**settings, "auto_map": AUTO_MAP} if name == CONFIG_NAME else settings)
     results.pop("broken_images", None)  # they are named by their paths
-    _write_json(output / RESULTS_NAME, results)
+    write_results(output / RESULTS_NAME, results)
     check_no_local_path(output)
     copy_code(output)
 
@@ -144,7 +145,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         results["training"] = {**results.get("training", {}), "license": license}
     results["model"] = facts
     results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
-    _write_json(output / RESULTS_NAME, results)
+    write_results(output / RESULTS_NAME, results)
     plots = [name for name in PLOTS if (output / name).is_file()]
     try:
         card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plots=plots)
@@ -152,10 +153,6 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         raise ValueError(f"{RESULTS_NAME} lacks {error}: make it with train_asymvlm.py.") from error
     write_model_card(output / "README.md", card)
     check_no_local_path(output)
-
-
-def _write_json(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_names_of_folders(settings: dict[str, Any]) -> dict[str, Any]:

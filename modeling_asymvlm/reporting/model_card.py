@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.backbone_code import needs_code
 from ..model.configuration_asymvlm import AsymVLMConfig
+from ..utils.json_files import read_json, write_json
 from .tables import NUM_BINS, format_table
 
 
@@ -283,14 +284,6 @@ def _limits(facts: dict[str, Any]) -> str:
     )
 
 
-def read_json(file: str | Path) -> Any:
-    """What a JSON file holds. Raises `ValueError` with its name if it is not JSON, `OSError` if it is not there."""
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is not JSON: {error}.") from error
-
-
 def read_results(file: str | Path) -> dict[str, Any]:
     """
     The results that a card is made from.
@@ -299,7 +292,7 @@ def read_results(file: str | Path) -> dict[str, Any]:
         OSError: if there is no such file.
         ValueError: if it is not JSON, or holds no test results.
     """
-    results = read_json(file)
+    results = read_json(file, remedy="Make it with train_asymvlm.py.")
     test = results.get("test") if isinstance(results, dict) else None
     if not isinstance(test, dict) or not test.get("retrieval"):
         raise ValueError(f"{str(file)!r} holds no test results: make it with train_asymvlm.py.")
@@ -308,7 +301,7 @@ def read_results(file: str | Path) -> dict[str, Any]:
 
 def write_results(file: str | Path, results: dict[str, Any]) -> None:
     """Writes results as [`read_results`] takes them: JSON, in which undefined figures are null."""
-    Path(file).write_text(json.dumps(_without_nan(results), indent=2, allow_nan=False))
+    write_json(file, _without_nan(results), allow_nan=False)
 
 
 def _without_nan(value: Any) -> Any:

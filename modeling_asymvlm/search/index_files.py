@@ -19,20 +19,21 @@ from safetensors.numpy import load_file, save_file
 
 from ..store.embedding_store import EmbeddingSplit
 from ..utils.durable_files import check_replaceable, writing_folder
+from ..utils.json_files import read_json, write_json
 
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
 FORMAT = 1
 ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
-ROWS_AT_A_TIME = 8192
+ROWS_PER_DIGEST = 8192
 
 
 def split_fingerprint(split: EmbeddingSplit, kind: str) -> str:
     """SHA-256 of the labels and features of a split that an index of `kind` `"text"` or `"image"` holds."""
     labels, features = part_of_split(split, kind)
     digest = hashlib.sha256(json.dumps([kind, list(labels)]).encode())
-    for start in range(0, len(features), ROWS_AT_A_TIME):
-        digest.update(features[start : start + ROWS_AT_A_TIME].contiguous().numpy())
+    for start in range(0, len(features), ROWS_PER_DIGEST):
+        digest.update(features[start : start + ROWS_PER_DIGEST].contiguous().numpy())
     return digest.hexdigest()
 
 
@@ -63,7 +64,7 @@ def write_index(
             writer.write_table(table)
         if parameters:
             save_file(parameters, folder / PARAMETERS)
-        (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest}, indent=2))
+        write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
 
 
 def read_index(
@@ -79,7 +80,7 @@ def read_index(
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"There is no index at {str(path)!r}: it has no {MANIFEST}.")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
         found, *_ = (manifest["format"], manifest["kind"]), *(manifest[entry] for entry in ENTRIES)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error

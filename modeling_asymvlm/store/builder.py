@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..pairs.sources import CaptionedImage, PairSource
-from ..utils.durable_files import link_or_copy, move_into_place, replace_folder, write_json
+from ..utils.durable_files import link_or_copy, move_into_place, replace_folder
+from ..utils.json_files import read_json, write_json
 from .embedding import embed, features_fingerprint
 from .embedding_store import EmbeddingSplit, EmbeddingStore, read_manifest, write_manifest, write_shard
 from .locks import BuildLocks
@@ -158,7 +159,7 @@ class StoreBuilder:
                 others = locks.others()
                 if not others:
                     self._prepare()
-                if _read_json(self._plan_file) == self._plan:
+                if _record(self._plan_file) == self._plan:
                     locks.join()
                     return None
             logger.warning_once(
@@ -206,7 +207,7 @@ class StoreBuilder:
         shutil.rmtree(self._workshop, ignore_errors=True)
         self._workshop.mkdir()
         kept: set[str | None] = set()
-        recorded = [_read_json(file) for file in sorted(self._records.glob("[!.]*.json"))]
+        recorded = [_record(file) for file in sorted(self._records.glob("[!.]*.json"))]
         for fit_name, shard in self._fit_shards(self.unfinished, recorded):
             if fit_name == Path(shard["images"]["file"]).name:
                 kept.add(fit_name)
@@ -249,7 +250,7 @@ class StoreBuilder:
                     counted.add(made)
 
     def _num_pairs(self, name: str) -> int:
-        return _read_json(self._record_file(name)).get("captions", {"rows": 0})["rows"]
+        return _record(self._record_file(name)).get("captions", {"rows": 0})["rows"]
 
     def _make_one(self, missing: Sequence[str], locks: BuildLocks, progress: tqdm) -> str | None:
         """Makes the first shard that nobody else is making, and returns its name."""
@@ -296,7 +297,7 @@ class StoreBuilder:
         """Checks the finished shards and makes a store of them, unless another process did."""
         if not self._plan_file.is_file():
             return None
-        shards = [_read_json(self._record_file(name)) for name in self._parts]
+        shards = [_record(self._record_file(name)) for name in self._parts]
         for split in self.sources:
             of_split = [shard for shard in shards if shard["split"] == split]
             num_pairs = sum(shard["captions"]["rows"] for shard in of_split)
@@ -316,5 +317,7 @@ class StoreBuilder:
         return EmbeddingStore(self.path)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _record(file: Path) -> dict[str, Any]:
+    """What was noted in a file of the unfinished folder; nothing where there is none."""
+    remedy = f"Remove {str(file.parent)!r}, whose shards are then made again."
+    return read_json(file, remedy=remedy) if file.is_file() else {}

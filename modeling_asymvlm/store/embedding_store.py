@@ -11,7 +11,6 @@ An `EmbeddingStore` is a folder that the `datasets` library reads as well:
 A split may also be one file, `{split}.parquet`. Each image stands once, however many captions it has.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -22,7 +21,8 @@ import numpy as np
 import torch
 
 from ..pairs.sources import CAPTION_COLUMNS
-from ..utils.durable_files import write_json, writing_folder
+from ..utils.durable_files import writing_folder
+from ..utils.json_files import read_json, write_json
 from .feature_matrix import STORED_AS, FeatureMatrix
 from .parquet import TextColumn, decoded_features, features_in_place, open_parquet, read_column, rows_of_images
 from .shards import FEATURE_COLUMNS, ROWS_PER_GROUP, ShardWriter, shards_of_splits
@@ -222,7 +222,7 @@ class EmbeddingStore:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What `store.json` says, or nothing where there is none of this format."""
     file = folder / MANIFEST_FILE
-    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    manifest = read_json(file, remedy="Restore it, or make the features again.") if file.is_file() else {}
     return manifest if manifest.get("format") == FORMAT else {}
 
 

@@ -1,7 +1,6 @@
 """What makes files of features fit for use, checked once and again only when a file has changed."""
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from ..utils.durable_files import sha256_of, write_json
+from ..utils.durable_files import sha256_of
+from ..utils.json_files import read_json, write_json
 from .feature_matrix import FeatureMatrix
 from .parquet import read_column
 
 
 VERIFIED_FILE = ".verified.json"
-ROWS_AT_A_TIME = 2**13
+ROWS_PER_CHECK = 2**13
 # A file that changes twice within one tick of the file system's clock keeps its time of change.
 CLOCK_TICK = 100_000_000  # nanoseconds
 
@@ -27,7 +27,7 @@ CLOCK_TICK = 100_000_000  # nanoseconds
 def verified_states(folder: Path) -> dict[str, list[int]]:
     """The states in which files of a folder were verified, by name."""
     file = folder / VERIFIED_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file, remedy="Remove it: the store is then checked again.") if file.is_file() else {}
 
 
 def state_of(file: Path) -> list[int]:
@@ -92,8 +92,8 @@ def check_features(files: Sequence[Path], column: str, features: torch.Tensor | 
     for file in files:
         num_rows = pq.read_metadata(file).num_rows
         broken: list[int] = []
-        for first in range(start, start + num_rows, ROWS_AT_A_TIME):
-            rows = features[first : min(first + ROWS_AT_A_TIME, start + num_rows)]
+        for first in range(start, start + num_rows, ROWS_PER_CHECK):
+            rows = features[first : min(first + ROWS_PER_CHECK, start + num_rows)]
             broken += (first - start + (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]).tolist()
         if broken:
             image_id = read_column([file], "image_id")[broken[0]].as_py()

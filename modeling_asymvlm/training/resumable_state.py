@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ..utils.json_files import read_json, write_json
+
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 TRAINING_STATE = "training_state.json"
@@ -42,7 +44,7 @@ def save_training_state(folder: Path, optimizer: Any, scheduler: Any, scaler: An
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     save_file(tensors, folder / OPTIMIZER_TENSORS)
-    (folder / TRAINING_STATE).write_text(json.dumps(record, indent=2))
+    write_json(folder / TRAINING_STATE, record)
 
 
 def load_training_state(folder: Path, optimizer: Any, scheduler: Any, scaler: Any | None) -> None:
@@ -56,7 +58,7 @@ def load_training_state(folder: Path, optimizer: Any, scheduler: Any, scaler: An
         raise FileNotFoundError(
             f"{str(folder)!r} has no {TRAINING_STATE}: training goes on only from a checkpoint-N folder of a run."
         )
-    record = json.loads((folder / TRAINING_STATE).read_text())
+    record = read_json(folder / TRAINING_STATE, remedy="Go on from another checkpoint-N folder of the run.")
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in load_file(folder / OPTIMIZER_TENSORS).items():
         parameter, _, entry = name.partition(".")

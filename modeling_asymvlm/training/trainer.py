@@ -1,8 +1,6 @@
 """Training of the probabilistic text head with the unified objective."""
 
-import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from ..model.checkpoint_code import published
 from ..model.checkpoint_weights import BACKBONE_PREFIX
 from ..model.objective import unified_loss
 from ..utils.durable_files import flush_to_disk
+from ..utils.json_files import write_json
 from .arguments import AsymVLMTrainingArguments
 from .batches import GlobalOrder
 from .interruption import SaveOnInterrupt
@@ -278,5 +277,4 @@ class AsymVLMTrainer(Trainer):
             model.save_pretrained(output_dir, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
-        with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
-            json.dump(self.args.to_sanitized_dict(), file, indent=2)
+        write_json(Path(output_dir) / "training_args.json", self.args.to_sanitized_dict())

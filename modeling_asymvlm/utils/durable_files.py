@@ -2,13 +2,10 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
-import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 
 def sha256_of(file: Path) -> str:
@@ -22,16 +19,6 @@ def move_into_place(source: Path, target: Path) -> None:
     flush_to_disk(source)
     source.replace(target)
     flush_to_disk(target.parent)
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes JSON in one step, replacing what was there."""
-    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        move_into_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def replace_folder(finished: Path, path: Path) -> None:

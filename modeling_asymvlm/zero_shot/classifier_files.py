@@ -4,7 +4,6 @@ classifier.json        format, the number of prompts of each class, options, fin
 prompts.safetensors    prompt_embeds, natural parameters of the prompts of all classes, in the order of the classes
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..utils.durable_files import check_replaceable, writing_folder
+from ..utils.json_files import read_json, write_json
 
 
 MANIFEST, PROMPTS = "classifier.json", "prompts.safetensors"
@@ -34,7 +34,7 @@ def write_classifier(
     with writing_folder(path) as folder:
         save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, folder / PROMPTS)
         manifest = {"format": FORMAT, "classes": list(classes.items()), "options": options, "model": model}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / MANIFEST, manifest)
 
 
 def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], str | None]:
@@ -48,7 +48,7 @@ def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"There is no zero-shot classifier at {str(path)!r}: it has no {MANIFEST}.")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
         classes, options, format_ = dict(manifest["classes"]), manifest["options"], manifest["format"]
         if format_ != FORMAT or set(options) != OPTIONS:
             raise ValueError(f"format {format_} with {sorted(options)}")
