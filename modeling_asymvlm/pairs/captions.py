@@ -13,7 +13,7 @@ from .flickr import flickr_form
 from .layouts import FILE_FORMATS, load_pairs
 
 
-ROWS_AT_A_TIME = 1000
+ROWS_PER_READ = 1000
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _of_table(file: Path, caption_column: str | None, image_id_column: str | Non
     has_lists = False
     table = table.select_columns([column, *([] if id_column is None else [id_column])]).with_format("arrow")
     row = 0
-    for batch in table.iter(batch_size=ROWS_AT_A_TIME):
+    for batch in table.iter(batch_size=ROWS_PER_READ):
         ids: list[Any] = [None] * len(batch) if id_column is None else batch[id_column].to_pylist()
         for caption, image_id in zip(batch[column].to_pylist(), ids, strict=True):
             place = f"{file}: row {row}"

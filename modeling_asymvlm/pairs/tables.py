@@ -16,7 +16,7 @@ from .sources import CaptionedImage, fingerprint_of
 IMAGES_PER_PART = 8192
 
 # Rows in memory at a time; pictures that lie in the table are in memory with them.
-ROWS_AT_A_TIME = 256
+ROWS_PER_BATCH = 256
 
 
 class TablePairs:
@@ -100,8 +100,8 @@ class TablePairs:
         texts_of = self._rows_of_pairs.select_columns([self.columns.caption, *self.columns.others])
         images_of = self._rows_of_pairs.select_columns([self.columns.image])
         of_part = self._images[part * self.images_per_part : (part + 1) * self.images_per_part]
-        for start in range(0, len(of_part), ROWS_AT_A_TIME):
-            images = of_part[start : start + ROWS_AT_A_TIME]
+        for start in range(0, len(of_part), ROWS_PER_BATCH):
+            images = of_part[start : start + ROWS_PER_BATCH]
             rows = [self._rows[self._starts[image] : self._starts[image + 1]] for image in images]
             texts = texts_of[np.concatenate(rows)].to_pydict()
             first_rows = np.array([of_image[0] for of_image in rows])
@@ -132,7 +132,7 @@ class TablePairs:
                 "image_column=."
             )
         row = 0
-        batch_size = IMAGES_PER_PART if _is_text(kind) else ROWS_AT_A_TIME
+        batch_size = IMAGES_PER_PART if _is_text(kind) else ROWS_PER_BATCH
         for batch in self._rows_of_pairs.select_columns([column]).iter(batch_size=batch_size):
             images = batch[column].combine_chunks()
             missing = pc.index(_is_missing(images), True).as_py()

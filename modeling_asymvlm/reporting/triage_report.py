@@ -24,7 +24,7 @@ import pyarrow.parquet as pq  # noqa: E402
 REPORT_SUFFIXES = (".jsonl", ".parquet")
 
 
-ROWS_AT_A_TIME = 65536
+ROWS_PER_GROUP = 65536
 
 
 EXAMPLES = 3
@@ -85,7 +85,7 @@ def write_report(file: Path, rows: Iterator[dict[str, Any]]) -> None:
                 some: list[dict[str, Any]] = []
                 for row in rows:
                     some.append(row)
-                    if len(some) == ROWS_AT_A_TIME:
+                    if len(some) == ROWS_PER_GROUP:
                         writer.write_table(pa.Table.from_pylist(some, SCHEMA))
                         some = []
                 writer.write_table(pa.Table.from_pylist(some, SCHEMA))

@@ -7,7 +7,7 @@ import numpy as np
 
 FIRST_CANDIDATES, CANDIDATES_PER_RESULT = 16, 2
 GROWTH = 8  # of the number of candidates at the second attempt
-ROWS_AT_A_TIME = 16_384  # of the gallery in an exhaustive search
+ROWS_PER_PASS = 16_384  # of the gallery in an exhaustive search
 
 
 class Propose(Protocol):
@@ -72,8 +72,8 @@ def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.
 
 def _exhaustive(query: int, gallery: np.ndarray, k: int, exact_scores: ExactScores) -> tuple[np.ndarray, np.ndarray]:
     rows, scores = np.empty((1, 0), np.int64), np.empty((1, 0))
-    for start in range(0, len(gallery), ROWS_AT_A_TIME):
-        chunk = gallery[None, start : start + ROWS_AT_A_TIME]
+    for start in range(0, len(gallery), ROWS_PER_PASS):
+        chunk = gallery[None, start : start + ROWS_PER_PASS]
         found = exact_scores(np.array([query]), chunk)
         rows, scores = _best(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
     return rows[0], scores[0]
