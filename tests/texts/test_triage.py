@@ -102,6 +102,15 @@ def test_captions_beyond_the_context_are_named(model, tiny_processor):
     assert found.cut.tolist() == [False, False, True]
 
 
+def test_captions_that_say_nothing_are_refused_by_their_place(model, tiny_processor):
+    with pytest.raises(ValueError, match="Text 3 is empty: write something"):
+        triage(model, tiny_processor, ["red", "red", "red 3", " "])
+    with pytest.raises(TypeError, match="Text 1 is of type NoneType: pass a string"):
+        triage(model, tiny_processor, ["red", None])
+    with pytest.raises(ValueError, match="There are no captions"):
+        triage(model, tiny_processor, [])
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_the_report_has_a_line_for_each_caption_the_vaguest_first(checkpoint, table, tmp_path, capsys, ending):
     model = AsymVLMModel.from_pretrained(checkpoint)
