@@ -18,7 +18,7 @@ class ImageIndex(SearchableIndex):
     log-likelihood does. Rows are the unit vectors in float32, which search is exact for: 4 d bytes an image, and its
     label.
 
-    A text without direction, eta = 0, is the uniform law: all images score 0, and the first rows are listed.
+    A text without direction, eta = 0, is the uniform distribution: all images score 0, and the first rows are listed.
 
     Args:
         dim (`int`): width of the embeddings.

@@ -1,7 +1,7 @@
 """Exact maximum search for scores that are not inner products: bounds that are, and rounding that is accounted for.
 
-The score of a text (kappa, mu, G) for an image z under the Power Spherical law is `kappa ln(1 + t) + G`, `t = mu'z`.
-No inner product of finite width equals it, but the logarithm lies below its tangents: for every `t0 > -1`
+The score of a text (kappa, mu, G) for an image z under the Power Spherical distribution is `kappa ln(1 + t) + G`,
+`t = mu'z`. No inner product of finite width equals it, but the logarithm lies below its tangents: for every `t0 > -1`
 
     kappa ln(1 + t) + G  <=  kappa [ln(1 + t0) + (t - t0)/(1 + t0)] + G
                           =  <[eta, kappa, G], [z/(1 + t0), ln(1 + t0) - t0/(1 + t0), 1]>,
@@ -12,7 +12,7 @@ largest bound for a tangent point chosen per query, and what it does not list sc
 **Rounding.** An inner product of n float32 products, summed in whatever order, differs from the exact one by at most
 `gamma_n sum |v_i q_i|`, `gamma_n = n u/(1 - n u)`, `u = 2^-24` (Higham 2002, "Accuracy and Stability of Numerical
 Algorithms", section 3.1); the rounding of the entries of v and q themselves counts as a few more terms. Since `|G| <=
-kappa` for either law (its slope is the mean of t, or of ln(1 + t), under the law), the sum is at most
+kappa` for either distribution (its slope is the mean of t, or of ln(1 + t), under it), the sum is at most
 `kappa (1/(1 + t0) + |ln(1 + t0) - t0/(1 + t0)| + 1)`, which the entry of the query that meets kappa takes in.
 
 **The clamp.** The pairwise score takes no cosine below `LOWEST_COSINE`. The bound at `t >= -1` is at least

@@ -1,8 +1,8 @@
 """Exact search with distributions: images for a text by cosine, texts for an image by log-likelihood.
 
-For one text both laws grow with the cosine of its mean direction, so images are ranked by `mu'z`. For one image the
-texts differ in concentration, and `kappa mu'z + G_d(kappa)`, or `kappa ln(1 + mu'z) + G_d(kappa)`, ranks them (see
-[`objective`]): the former is an inner product of `[eta, G]` and `[z, 1]`, the latter is bounded by one (see
+For one text both distributions grow with the cosine of its mean direction, so images are ranked by `mu'z`. For one
+image the texts differ in concentration, and `kappa mu'z + G_d(kappa)`, or `kappa ln(1 + mu'z) + G_d(kappa)`, ranks
+them (see [`objective`]): the former is an inner product of `[eta, G]` and `[z, 1]`, the latter is bounded by one (see
 [`tangent_bound`]). Candidates come from float32 inner products by FAISS (Douze et al. 2024, "The Faiss library", arXiv
 2401.08281), or from a scan by PyTorch; float64 scores and a bound on rounding prove for every query that none is
 missed.

@@ -153,10 +153,10 @@ def prepared_windows(
                 elif skip_broken_images:
                     broken.append(image.name)
                 else:
-                    raise ValueError(f"{result} Mend it, or pass skip_broken_images=True.") from result
+                    raise ValueError(f"{result} Fix it, or pass skip_broken_images=True.") from result
             for image in whole:
                 if not image.captions or not all(text.strip() for text in image.captions):
-                    raise ValueError(f"Image {image.name} has an empty caption, or none: mend or remove it.")
+                    raise ValueError(f"Image {image.name} has an empty caption, or none: fix or remove it.")
             texts = [text for image in whole for text in image.captions]
             by_length = sorted(range(len(texts)), key=lambda row, texts=texts: len(texts[row]))  # type: ignore[misc]
             batches = [by_length[start : start + batch_size] for start in range(0, len(texts), batch_size)]

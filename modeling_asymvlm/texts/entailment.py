@@ -7,8 +7,8 @@ pair (a, b), both with a natural threshold, both of them not symmetric:
 over pictures that a describes, in nats. Above 0, b tells these pictures better than saying nothing does.
 
 **Inclusion.** The probability under a of the region of highest density of b that holds the share `level` of b. Both
-laws fall off from their mode, so it is a cap, `{z : mu_b'z >= t}`. Entailed if it holds as much of a as of b. With
-rho = mu_a'mu_b and the cosine s = mu_a'z,
+distributions fall off from their mode, so it is a cap, `{z : mu_b'z >= t}`. Entailed if it holds as much of a as of b.
+With rho = mu_a'mu_b and the cosine s = mu_a'z,
 
     mu_b'z = rho s + sqrt(1 - rho^2) sqrt(1 - s^2) u,     (u + 1) / 2 ~ Beta((d-2)/2, (d-2)/2),
 
@@ -58,7 +58,7 @@ def entails(specific: TextLaw, general: TextLaw, *, method: str = "inclusion", l
 
     Args:
         specific, general (`VonMisesFisher` or `PowerSpherical`):
-            Laws of [`~AsymVLMModel.get_text_distribution`], of one kind and dimension and of broadcastable batch
+            Of [`~AsymVLMModel.get_text_distribution`], of one kind and dimension and of broadcastable batch
             shapes.
         method (`str`, *optional*, defaults to `"inclusion"`): `"inclusion"` or `"divergence"`.
         level (`float`, *optional*, defaults to 0.9): for inclusion, the share of `general` in its region, in (0, 1).
@@ -67,7 +67,7 @@ def entails(specific: TextLaw, general: TextLaw, *, method: str = "inclusion", l
         `torch.BoolTensor` of the broadcast batch shape.
 
     Raises:
-        TypeError: for laws of two kinds.
+        TypeError: for distributions of two kinds.
         ValueError: for another method, level or dimension.
     """
     least = level if method == "inclusion" else 0.0
@@ -86,7 +86,9 @@ def entailment_score(
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     if type(specific) is not type(general):
-        raise TypeError(f"The laws must be of one kind, got {type(specific).__name__} and {type(general).__name__}.")
+        raise TypeError(
+            f"The distributions must be of one kind, got {type(specific).__name__} and {type(general).__name__}."
+        )
     if method == "inclusion":
         return inclusion_probability(specific, general, level=level)
 
@@ -100,7 +102,7 @@ def entailment_score(
 def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float = 0.9) -> torch.Tensor:
     """
     The probability under `specific` of the smallest region that holds the share `level` of `general`; `level` itself
-    for equal laws. Within 1e-7.
+    for equal distributions. Within 1e-7.
 
     Args:
         specific, general (`VonMisesFisher` or `PowerSpherical`):
@@ -114,7 +116,8 @@ def inclusion_probability(specific: TextLaw, general: TextLaw, *, level: float =
         raise ValueError(f"level is a probability and must lie between 0 and 1, got {level}.")
     if specific.dim != general.dim or specific.dim < 3:
         raise ValueError(
-            f"Inclusion is between laws on one sphere of dimension 3 or more, got {specific.dim} and {general.dim}."
+            f"Inclusion is between distributions on one sphere of dimension 3 or more, got {specific.dim} and "
+            f"{general.dim}."
         )
 
     def probability(one: TextLaw, two: TextLaw) -> torch.Tensor:
