@@ -25,7 +25,7 @@ number (Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,21 @@ from scipy import stats  # noqa: E402
 TOLERANCE = 1e-9
 
 NUM_THRESHOLDS = 20  # that a selective calibration tests
+
+
+class SetSizes(NamedTuple):
+    """
+    The sets of queries, which unpack as `sizes, abstained`.
+
+    Attributes:
+        sizes (int64, shape `(queries,)`):
+            That many first results are the set; 0 where not even the best conforms.
+        abstained (bool, shape `(queries,)`):
+            The set reaches beyond the results that were listed, so that these alone carry no guarantee.
+    """
+
+    sizes: np.ndarray
+    abstained: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,7 @@ class ConformalSets:
 
     def sizes(
         self, conformity: npt.ArrayLike, uncertainty: npt.ArrayLike | None = None, *, gallery_size: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> SetSizes:
         """
         The sets of new queries, as numbers of leading results.
 
@@ -125,17 +140,15 @@ class ConformalSets:
             gallery_size (`int`): rows of the index, of which the results are the first k.
 
         Returns:
-            The sizes (int64, shape `(queries,)`): that many first results are the set, 0 where not even the best
-            conforms. And the abstentions (bool, shape `(queries,)`): the set reaches beyond the k results, so that
-            these alone carry no guarantee. A set contains a right answer, or the query is an abstention, with
-            probability at least `1 - alpha`.
+            [`SetSizes`]. A set contains a right answer, or the query is an abstention, with probability at least
+            `1 - alpha`.
         """
         values = np.asarray(conformity, np.float64)
         if values.ndim != 2 or np.isnan(values).any():
             raise ValueError(f"conformity must have shape (queries, k) and no NaN, got shape {values.shape}.")
         thresholds = self.thresholds[_strata(uncertainty, self.edges, len(values))]
         sizes = np.count_nonzero(values >= thresholds[:, None], axis=1)
-        return sizes, (sizes == values.shape[1]) & (sizes < gallery_size)
+        return SetSizes(sizes, abstained=(sizes == values.shape[1]) & (sizes < gallery_size))
 
 
 @dataclass(frozen=True)
@@ -246,7 +259,7 @@ def _vector(values: npt.ArrayLike, name: str, length: int | None = None) -> np.n
         raise ValueError(f"{name} must have shape ({length or 'queries'},) and not be empty, got {vector.shape}.")
     if np.isnan(vector).any():
         raise ValueError(
-            f"{name} is NaN for {np.count_nonzero(np.isnan(vector))} queries: leave these out or mend them."
+            f"{name} is NaN for {np.count_nonzero(np.isnan(vector))} queries: leave these out or fix them."
         )
     return vector
 

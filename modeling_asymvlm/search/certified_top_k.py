@@ -1,6 +1,6 @@
 """The first k of a gallery in float64, found with float32 proposals and proven for every query."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,27 +10,50 @@ GROWTH = 8  # of the number of candidates at the second attempt
 ROWS_PER_PASS = 16_384  # of the gallery in an exhaustive search
 
 
-class Propose(Protocol):
+class Proposals(NamedTuple):
     """
-    `(queries, count, best_rows) -> (rows, bounds)`: for the queries of these numbers, shape `(q,)`, the gallery's
-    `count` most promising rows, shape `(q, count)`, and a number, shape `(q,)`, that no exact score of a row beyond
-    them exceeds (-inf where there is none). `best_rows`, shape `(q,)`, are the best known so far, `None` at first.
+    Candidates of `q` queries.
+
+    Attributes:
+        rows (int64, shape `(q, count)`): the gallery's most promising rows.
+        bounds (float64, shape `(q,)`): no exact score of a row beyond them exceeds it; -inf where there is none.
     """
 
-    def __call__(
-        self, queries: np.ndarray, count: int, best_rows: np.ndarray | None, /
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    rows: np.ndarray
+    bounds: np.ndarray
+
+
+class TopK(NamedTuple):
+    """
+    The best rows of every query, best first.
+
+    Attributes:
+        rows (int64, shape `(num_queries, k)`): rows of the gallery.
+        scores (float64, shape `(num_queries, k)`): their exact scores.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+class Propose(Protocol):
+    """
+    `(numbers, count, best_rows) -> Proposals`: `count` rows for each of the queries of these numbers, shape `(q,)`.
+    `best_rows`, shape `(q,)`, are the best known so far, `None` at first.
+    """
+
+    def __call__(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None, /) -> Proposals: ...
 
 
 class ExactScores(Protocol):
-    """`(queries, rows) -> scores`: float64, `(q, c)`, of gallery rows `(q, c)` for the queries of numbers `(q,)`."""
+    """`(numbers, rows) -> scores`: float64, `(q, c)`, of gallery rows `(q, c)` for the queries of numbers `(q,)`."""
 
-    def __call__(self, queries: np.ndarray, rows: np.ndarray, /) -> np.ndarray: ...
+    def __call__(self, numbers: np.ndarray, rows: np.ndarray, /) -> np.ndarray: ...
 
 
 def certified_top_k(
     num_queries: int, gallery: np.ndarray, k: int, propose: Propose, exact_scores: ExactScores
-) -> tuple[np.ndarray, np.ndarray]:
+) -> TopK:
     """
     The `k` rows of highest float64 score for every query; of equal scores the lower row comes first.
 
@@ -43,9 +66,6 @@ def certified_top_k(
         gallery (`np.ndarray` of shape `(rows,)`): the rows that may be listed, ascending.
         k (`int`): results per query, from 1 to the size of the gallery.
         propose, exact_scores: see [`Propose`] and [`ExactScores`].
-
-    Returns:
-        Rows (int64) and scores (float64), each of shape `(num_queries, k)`, best first.
     """
     rows, scores = np.empty((num_queries, k), np.int64), np.empty((num_queries, k))
     pending, best_rows = np.arange(num_queries), None
@@ -58,11 +78,11 @@ def certified_top_k(
         unproven = scores[pending, -1] <= bounds
         pending = pending[unproven]
         if not pending.size:
-            return rows, scores
+            return TopK(rows, scores)
         best_rows = rows[pending, 0]
     for query in pending.tolist():
         rows[query], scores[query] = _exhaustive(query, gallery, k, exact_scores)
-    return rows, scores
+    return TopK(rows, scores)
 
 
 def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,28 @@
 """One pass over a gallery in tiles: the largest scores of every query and the log-sum-exp of all of them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 
 ROWS_IN_TILE = 8192  # with 256 queries, 8 MiB of scores at a time
+
+
+class GalleryScan(NamedTuple):
+    """
+    What a scan found.
+
+    Attributes:
+        rows (`torch.LongTensor` of shape `(num_queries, count)`): those of largest key, in no stated order.
+        keys (`torch.FloatTensor` of shape `(num_queries, count)`): their keys.
+        log_sums (`torch.DoubleTensor` of shape `(num_queries,)`):
+            `ln sum exp(tau score)` over all rows; -inf where it was not asked for.
+    """
+
+    rows: torch.Tensor
+    keys: torch.Tensor
+    log_sums: torch.Tensor
 
 
 def scan_gallery(
@@ -16,7 +33,7 @@ def scan_gallery(
     count: int,
     logit_scale: float | None = None,
     allowed: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> GalleryScan:
     """
     Scans all rows once.
 
@@ -28,10 +45,6 @@ def scan_gallery(
         logit_scale (`float`, *optional*): tau; without it no log-sum-exp is taken.
         allowed (`torch.BoolTensor` of shape `(num_rows,)`, *optional*): the rows that may be listed. All rows take
             part in the log-sum-exp.
-
-    Returns:
-        The rows, int64, and keys, float32, of largest key, each `(num_queries, count)` in no stated order; and
-        `ln sum exp(tau score)` over all rows, float64 of shape `(num_queries,)`, -inf where it was not asked for.
     """
     top_keys = torch.full((num_queries, count), -torch.inf)
     top_rows = torch.zeros((num_queries, count), dtype=torch.int64)
@@ -45,7 +58,7 @@ def scan_gallery(
             keys = keys.masked_fill(~allowed[start:stop], -torch.inf)
         if count:
             top_keys, top_rows = _merge(top_keys, top_rows, keys, start)
-    return top_rows, top_keys, log_sums
+    return GalleryScan(top_rows, top_keys, log_sums)
 
 
 def _merge(

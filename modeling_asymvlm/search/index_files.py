@@ -1,6 +1,6 @@
 """The folder of a saved index, and what an index was made from.
 
-index.json              kind, law, temperature, sizes, fingerprints of the model's head and of the splits
+index.json              kind, distribution, temperature, sizes, fingerprints of the model's head and of the splits
 vectors.faiss           the flat FAISS index, which any program with FAISS reads
 labels.arrow            captions or image ids, one a row, as an Arrow file
 parameters.safetensors  concentration and log_normalizer of every text, float64 (text indexes alone)
@@ -9,7 +9,7 @@ parameters.safetensors  concentration and log_normalizer of every text, float64 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -26,6 +26,23 @@ MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.a
 FORMAT = 1
 ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
 ROWS_PER_DIGEST = 8192
+
+
+class SavedIndex(NamedTuple):
+    """
+    What the folder of an index holds.
+
+    Attributes:
+        manifest (`dict`): `kind`, and what [`ENTRIES`] names.
+        vectors (`faiss.IndexFlatIP`): one a row.
+        labels (`pa.ChunkedArray`): captions or image ids, one a row.
+        parameters (`dict[str, np.ndarray]`): float64, of every row; empty for images.
+    """
+
+    manifest: dict[str, Any]
+    vectors: faiss.IndexFlatIP
+    labels: pa.ChunkedArray
+    parameters: dict[str, np.ndarray]
 
 
 def split_fingerprint(split: EmbeddingSplit, kind: str) -> str:
@@ -67,9 +84,7 @@ def write_index(
         write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
 
 
-def read_index(
-    path: Path, kind: str, *, memory_map: bool
-) -> tuple[dict[str, Any], faiss.IndexFlatIP, pa.ChunkedArray, dict[str, np.ndarray]]:
+def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
     """
     What [`write_index`] wrote.
 
@@ -107,4 +122,4 @@ def read_index(
             f"The files of the index at {str(path)!r} have {sorted(sizes)} rows, so that they do not belong together: "
             "build and save it again."
         )
-    return manifest, vectors, labels, parameters
+    return SavedIndex(manifest, vectors, labels, parameters)

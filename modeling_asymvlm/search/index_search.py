@@ -1,7 +1,6 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ from tqdm.auto import tqdm
 
 from ..model.objective import log_normalizer
 from ..model.objective_tiles import LOWEST_COSINE
-from .certified_top_k import certified_top_k
-from .faiss_access import matrix_products
+from .batch_search import BatchSearch, ScoredIndex, SearchPlan
 from .gallery_scan import scan_gallery
-from .index_storage import Embeddings, FlatIndex
+from .index_storage import Embeddings
 
 
 METHODS = ("bound", "scan")
@@ -60,10 +58,8 @@ class SearchResults:
         return None if self.log_posterior is None else np.exp(self.log_posterior)
 
 
-class SearchableIndex(FlatIndex):
-    """
-    Search over a [`FlatIndex`]. Rows are ranked by keys: the scores themselves, or what grows with them for one query.
-    """
+class SearchableIndex(ScoredIndex):
+    """Search over a [`~index_storage.FlatIndex`], and the scores that text and image indexes share."""
 
     @torch.no_grad()
     def search(
@@ -116,19 +112,18 @@ class SearchableIndex(FlatIndex):
         posterior = approximate is None if posterior is None else posterior
         rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
-        k = min(k, len(rows_allowed))
-        parts: list[tuple[Any, ...]] = []
+        plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate)
+        parts = []
         starts = range(0, len(prepared), batch_size)
         for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
-            batch = prepared[start : start + batch_size]
-            parts.append(self._search_batch(batch, k, rows_allowed, method, posterior, approximate))
-        rows, scores, uncertainty = (np.concatenate([part[place] for part in parts]) for place in range(3))
+            parts.append(BatchSearch(self, prepared[start : start + batch_size], plan).results())
+        rows = np.concatenate([part.rows for part in parts])
         return SearchResults(
             rows=rows,
             labels=self._labels_of(rows),
-            scores=scores,
-            log_posterior=np.concatenate([part[3] for part in parts]) if posterior else None,
-            uncertainty=uncertainty,
+            scores=np.concatenate([part.scores for part in parts]),
+            log_posterior=np.concatenate([part.log_posterior for part in parts]) if posterior else None,
+            uncertainty=np.concatenate([part.uncertainty for part in parts]),
             exact=approximate is None,
         )
 
@@ -164,70 +159,11 @@ class SearchableIndex(FlatIndex):
             log_sums = self._log_sums(batch).numpy()
             lengths = np.array([len(own) for own in right[start : start + batch_size]])
             for length in np.unique(lengths):
-                queries = np.flatnonzero(lengths == length)
-                own_rows = np.stack([right[start + query] for query in queries])
-                scores = self._scores(batch, queries, self._keys(batch, queries, own_rows))
-                best[start + queries] = self.logit_scale * scores.max(axis=1) - log_sums[queries]
+                numbers = np.flatnonzero(lengths == length)
+                own_rows = np.stack([right[start + number] for number in numbers])
+                scores = self._scores(batch, numbers, self._keys(batch, numbers, own_rows))
+                best[start + numbers] = self.logit_scale * scores.max(axis=1) - log_sums[numbers]
         return best
-
-    def _search_batch(
-        self,
-        batch: torch.Tensor,
-        k: int,
-        gallery: np.ndarray,
-        method: str,
-        posterior: bool,
-        approximate: faiss.Index | None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Rows, scores, uncertainty and log-posterior."""
-        log_sums: torch.Tensor | None = None
-        allowed = None
-        if len(gallery) < len(self):
-            allowed = torch.zeros(len(self), dtype=torch.bool)
-            allowed[torch.from_numpy(gallery)] = True
-
-        def propose(queries: np.ndarray, count: int, best: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal log_sums
-            if method == "scan":
-                wanted = posterior and log_sums is None
-                scanned = scan_gallery(
-                    self._tiles(batch[queries]),
-                    len(queries),
-                    len(self),
-                    count=count,
-                    logit_scale=self.logit_scale if wanted else None,
-                    allowed=allowed,
-                )
-                log_sums = scanned[2] if wanted else log_sums
-                proposed, keys = scanned[0].numpy(), scanned[1].double().numpy()
-                bounds = self._scan_bounds(keys.min(axis=1))
-            else:
-                index = self._faiss if approximate is None else approximate
-                vectors, slack = self._faiss_queries(batch, queries, best)
-                with matrix_products(len(vectors)):
-                    keys, proposed = index.search(vectors.numpy(), count)
-                if proposed[:, k - 1].min() < 0:  # FAISS fills up with -1
-                    raise ValueError(
-                        f"The approximate index found fewer than {k} results for a query: let it look further, as by "
-                        "a higher nprobe or efSearch."
-                    )
-                bounds = keys[:, -1].astype(np.float64) + slack
-            if count == len(gallery) or approximate is not None:
-                bounds = np.full(len(queries), -np.inf)
-            return proposed, bounds
-
-        def exact_keys(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            keys = self._keys(batch, queries, np.maximum(rows, 0))
-            return np.where(rows < 0, -np.inf, keys)
-
-        rows, keys = certified_top_k(len(batch), gallery, k, propose, exact_keys)
-        everyone = np.arange(len(batch))
-        scores, uncertainty = self._scores(batch, everyone, keys), self._uncertainty(batch, rows)
-        if not posterior:
-            return rows, scores, uncertainty, None
-        if log_sums is None:
-            log_sums = self._log_sums(batch)
-        return rows, scores, uncertainty, self.logit_scale * scores - log_sums.numpy()[:, None]
 
     def _checked_method(self, method: str | None, **options: Any) -> str:
         if method is None:
@@ -280,7 +216,7 @@ class SearchableIndex(FlatIndex):
     def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
         """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
         size = len(batch), len(self)
-        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale)[2]
+        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale).log_sums
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
         if self.distribution == "deterministic":
@@ -291,33 +227,3 @@ class SearchableIndex(FlatIndex):
     def _labels_of(self, rows: np.ndarray) -> list[list[str]]:
         taken = self.labels.take(pa.array(rows.ravel())).to_pylist()
         return [taken[start : start + rows.shape[1]] for start in range(0, len(taken), rows.shape[1])]
-
-    @abstractmethod
-    def _prepare(self, queries: Embeddings) -> torch.Tensor:
-        """Checked queries in float64, `(queries, dim)`."""
-
-    @abstractmethod
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
-    ) -> tuple[torch.Tensor, float]:
-        """float32 vectors for FAISS, and what rounding may take from their inner products."""
-
-    @abstractmethod
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
-        """What [`scan_gallery`] takes."""
-
-    @abstractmethod
-    def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
-        """What no exact key exceeds whose float32 key in a scan is at most this."""
-
-    @abstractmethod
-    def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Exact keys of rows `(q, c)` for the queries `(q,)` of the batch."""
-
-    @abstractmethod
-    def _scores(self, batch: torch.Tensor, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Scores of keys `(q, c)`."""
-
-    @abstractmethod
-    def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-        """1 / kappa for the rows `(q, c)` of all queries of the batch."""

@@ -45,7 +45,7 @@ class FlatIndex(ABC):
     @classmethod
     def from_split(cls, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> Self:
         """
-        An index of a split of an `EmbeddingStore`, with the law and the temperature of the model.
+        An index of a split of an `EmbeddingStore`, with the distribution and the temperature of the model.
 
         Args:
             model (`AsymVLMModel`): in evaluation mode, on any device.
@@ -152,15 +152,16 @@ class FlatIndex(ABC):
             FileNotFoundError: if there is no index at `path`.
             ValueError: if the index is damaged, of another kind, of another model, or of other splits.
         """
-        manifest, vectors, labels, parameters = read_index(Path(path), cls.kind, memory_map=memory_map)
+        saved = read_index(Path(path), cls.kind, memory_map=memory_map)
+        manifest, vectors = saved.manifest, saved.vectors
         index = cls(**{name: manifest[name] for name in ("dim", "distribution", "normalizer", "logit_scale")})
         if vectors.d != index._faiss.d:
             raise ValueError(
                 f"The vectors of {str(path)!r} are {vectors.d} wide, not {index._faiss.d}: save it again."
             )
-        index._faiss, index.labels, index.memory_mapped = vectors, labels, memory_map
+        index._faiss, index.labels, index.memory_mapped = vectors, saved.labels, memory_map
         index.model_fingerprint, index.split_fingerprints = manifest["model"], manifest["splits"]
-        index._set_parameters(parameters)
+        index._set_parameters(saved.parameters)
         if model is not None:
             index._check_model(model)
         if splits is not None and [split_fingerprint(split, cls.kind) for split in splits] != manifest["splits"]:

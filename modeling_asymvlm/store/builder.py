@@ -11,7 +11,7 @@ from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -34,6 +34,19 @@ SECONDS_BETWEEN_LOOKS = 0.5
 Embed = Callable[[Iterator[CaptionedImage]], Generator[tuple[EmbeddingSplit, list[str]], None, None]]
 
 
+class CachedFeatures(NamedTuple):
+    """
+    What [`cached_features`] found or made, which unpacks as `store, broken_images`.
+
+    Attributes:
+        store (`EmbeddingStore`): the features.
+        broken_images (`list[str]`): names of the images that were left out, `store.broken_images`.
+    """
+
+    store: EmbeddingStore
+    broken_images: list[str]
+
+
 def cached_features(
     folder: Path,
     model: Any,
@@ -45,7 +58,7 @@ def cached_features(
     skip_broken_images: bool = False,
     process_index: int = 0,
     num_processes: int = 1,
-) -> tuple[EmbeddingStore, list[str]]:
+) -> CachedFeatures:
     """
     The features of every split: from the store at `folder` as far as it was made from the same backbone, processor and
     data, and else computed and stored there. All processes of a run call it; each returns when the store is finished.
@@ -63,7 +76,7 @@ def cached_features(
         process_index, num_processes (`int`, *optional*): with which parts this process begins.
 
     Returns:
-        The store, and the names of the images that were left out.
+        [`CachedFeatures`]: the store, and the names of the images that were left out.
 
     Raises:
         ValueError: as [`embed`], or if fewer than two pairs are left in a split.
@@ -82,7 +95,7 @@ def cached_features(
         details={"backbone_fingerprint": model.config.backbone_fingerprint},
     )
     store = builder.build(process_index, num_processes)
-    return store, store.broken_images
+    return CachedFeatures(store, store.broken_images)
 
 
 class StoreBuilder:

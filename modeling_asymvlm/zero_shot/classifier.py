@@ -291,13 +291,13 @@ class ZeroShotClassifier:
             FileNotFoundError: if there is no classifier at `path`.
             ValueError: if it is damaged, or was made by another model.
         """
-        prompt_embeds, options, fingerprint = read_classifier(Path(path))
-        if model is not None and fingerprint != head_fingerprint(model):
+        saved = read_classifier(Path(path))
+        if model is not None and saved.model != head_fingerprint(model):
             raise ValueError(
                 f"The classifier at {str(path)!r} was made by another model: its prompts do not belong to this one. "
                 f"Make it again with {cls.__name__}.from_prompts."
             )
-        return cls(prompt_embeds, **options, model=model, processor=processor)
+        return cls(saved.prompt_embeds, **saved.options, model=model, processor=processor)
 
     @property
     def _prompts(self) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -5,7 +5,7 @@ prompts.safetensors    prompt_embeds, natural parameters of the prompts of all c
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,21 @@ from ..utils.json_files import read_json, write_json
 MANIFEST, PROMPTS = "classifier.json", "prompts.safetensors"
 FORMAT = 1
 OPTIONS = {"distribution", "normalizer", "logit_scale", "fusion", "prompt_correlation"}
+
+
+class SavedClassifier(NamedTuple):
+    """
+    What the folder of a classifier holds.
+
+    Attributes:
+        prompt_embeds (`dict[str, torch.Tensor]`): for each class the natural parameters of its prompts.
+        options (`dict`): what [`OPTIONS`] names.
+        model (`str`, *optional*): fingerprint of the head that embedded the prompts.
+    """
+
+    prompt_embeds: dict[str, torch.Tensor]
+    options: dict[str, Any]
+    model: str | None
 
 
 def write_classifier(
@@ -37,9 +52,9 @@ def write_classifier(
         write_json(folder / MANIFEST, manifest)
 
 
-def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], str | None]:
+def read_classifier(path: Path) -> SavedClassifier:
     """
-    What [`write_classifier`] wrote: the natural parameters of the prompts of each class, options and fingerprint.
+    What [`write_classifier`] wrote.
 
     Raises:
         FileNotFoundError: if there is no classifier at `path`.
@@ -53,7 +68,7 @@ def read_classifier(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         if format_ != FORMAT or set(options) != OPTIONS:
             raise ValueError(f"format {format_} with {sorted(options)}")
         parts = load_file(path / PROMPTS)["prompt_embeds"].split(list(classes.values()))
-        return dict(zip(classes, parts, strict=True)), options, manifest["model"]
+        return SavedClassifier(dict(zip(classes, parts, strict=True)), options, manifest["model"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The zero-shot classifier at {str(path)!r} is incomplete, damaged or of another format ({error}): make "

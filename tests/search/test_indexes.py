@@ -11,6 +11,7 @@ from scipy.special import softmax
 faiss = pytest.importorskip("faiss")
 
 from modeling_asymvlm.model.objective import pair_scores  # noqa: E402
+from modeling_asymvlm.search import batch_search  # noqa: E402
 from modeling_asymvlm.search import certified_top_k as certified_search  # noqa: E402
 from modeling_asymvlm.search import index_search as searchable_index  # noqa: E402
 from modeling_asymvlm.search.image_index import ImageIndex  # noqa: E402
@@ -215,7 +216,8 @@ def test_an_approximate_search_looks_at_candidates_alone(make, monkeypatch):
         return original(self, batch, queries, rows)
 
     monkeypatch.setattr(type(index), "_keys", counted)
-    monkeypatch.setattr(searchable_index, "scan_gallery", None)
+    for module in (batch_search, searchable_index):
+        monkeypatch.setattr(module, "scan_gallery", None)
     found = index.search(queries[:3], 5, approximate=approximate)
     assert found.log_posterior is None and sum(looked_at) < 100
     with pytest.raises(TypeError, match="not callable"):  # the scan of all rows

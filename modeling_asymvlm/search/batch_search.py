@@ -1,0 +1,163 @@
+"""The search of one batch of queries: who proposes candidates, what is exact of them, and what comes out."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+
+from .certified_top_k import Proposals, certified_top_k
+from .faiss_access import matrix_products
+from .gallery_scan import scan_gallery
+from .index_storage import Embeddings, FlatIndex
+
+
+class ScoredIndex(FlatIndex):
+    """
+    What a search asks of an index. Its rows are ranked by keys: the scores themselves, or what grows with them for one
+    query. A batch holds prepared queries, float64 of shape `(batch, dim)`, which are referred to by their numbers.
+    """
+
+    @abstractmethod
+    def _prepare(self, queries: Embeddings) -> torch.Tensor:
+        """Checked queries in float64, `(queries, dim)`."""
+
+    @abstractmethod
+    def _faiss_queries(
+        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
+    ) -> tuple[torch.Tensor, float]:
+        """float32 vectors for FAISS, and what rounding may take from their inner products."""
+
+    @abstractmethod
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+        """What [`scan_gallery`] takes."""
+
+    @abstractmethod
+    def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
+        """What no exact key exceeds whose float32 key in a scan is at most this."""
+
+    @abstractmethod
+    def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Exact keys of rows `(q, c)` for the queries `(q,)` of the batch."""
+
+    @abstractmethod
+    def _scores(self, batch: torch.Tensor, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Scores of keys `(q, c)`."""
+
+    @abstractmethod
+    def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        """1 / kappa for the rows `(q, c)` of all queries of the batch."""
+
+    @abstractmethod
+    def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
+        """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """
+    What is asked of every batch, checked.
+
+    Attributes:
+        k (`int`): results per query, at most as many as rows are allowed.
+        gallery (int64, shape `(allowed,)`): the rows that may be listed, ascending.
+        method (`str`): `"bound"` or `"scan"`.
+        posterior (`bool`): whether the results' probabilities are wanted.
+        approximate (`faiss.Index`, *optional*): where candidates come from, without a proof.
+    """
+
+    k: int
+    gallery: np.ndarray
+    method: str
+    posterior: bool
+    approximate: faiss.Index | None
+
+
+class BatchResults(NamedTuple):
+    """The best rows of each query of a batch, all of shape `(batch, k)`; see [`~index_search.SearchResults`]."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    uncertainty: np.ndarray
+    log_posterior: np.ndarray | None
+
+
+@dataclass
+class BatchSearch:
+    """
+    The search of a batch in an index.
+
+    Attributes:
+        index (`ScoredIndex`): what is searched.
+        batch (`torch.DoubleTensor` of shape `(batch, dim)`): prepared queries.
+        plan (`SearchPlan`): what is asked.
+        log_sums (`torch.DoubleTensor` of shape `(batch,)`, *optional*): what a scan of all rows found by the way.
+    """
+
+    index: ScoredIndex
+    batch: torch.Tensor
+    plan: SearchPlan
+    log_sums: torch.Tensor | None = field(default=None, init=False)
+
+    def results(self) -> BatchResults:
+        """Candidates, widened until their exact keys are proven to hold the best ones, with scores and posteriors."""
+        index, batch = self.index, self.batch
+        rows, keys = certified_top_k(len(batch), self.plan.gallery, self.plan.k, self._proposals, self._exact_keys)
+        scores = index._scores(batch, np.arange(len(batch)), keys)
+        log_posterior = None
+        if self.plan.posterior:
+            log_sums = index._log_sums(batch) if self.log_sums is None else self.log_sums
+            log_posterior = index.logit_scale * scores - log_sums.numpy()[:, None]
+        return BatchResults(rows, scores, index._uncertainty(batch, rows), log_posterior)
+
+    def _proposals(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
+        """See [`~certified_top_k.Propose`]."""
+        if self.plan.method == "scan":
+            proposals = self._by_scan(numbers, count)
+        else:
+            proposals = self._by_faiss(numbers, count, best_rows)
+        if count == len(self.plan.gallery) or self.plan.approximate is not None:
+            return proposals._replace(bounds=np.full(len(numbers), -np.inf))
+        return proposals
+
+    def _by_scan(self, numbers: np.ndarray, count: int) -> Proposals:
+        """The first scan is of all queries, and gives the sums of the posterior in the same pass."""
+        takes_sums = self.plan.posterior and self.log_sums is None
+        found = scan_gallery(
+            self.index._tiles(self.batch[numbers]),
+            len(numbers),
+            len(self.index),
+            count=count,
+            logit_scale=self.index.logit_scale if takes_sums else None,
+            allowed=self._allowed(),
+        )
+        if takes_sums:
+            self.log_sums = found.log_sums
+        return Proposals(found.rows.numpy(), self.index._scan_bounds(found.keys.double().numpy().min(axis=1)))
+
+    def _by_faiss(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
+        searched = self.index._faiss if self.plan.approximate is None else self.plan.approximate
+        vectors, slack = self.index._faiss_queries(self.batch, numbers, best_rows)
+        with matrix_products(len(vectors)):
+            keys, rows = searched.search(vectors.numpy(), count)
+        if rows[:, self.plan.k - 1].min() < 0:  # FAISS fills up with -1
+            raise ValueError(
+                f"The approximate index found fewer than {self.plan.k} results for a query: let it look further, as "
+                "by a higher nprobe or efSearch."
+            )
+        return Proposals(rows, keys[:, -1].astype(np.float64) + slack)
+
+    def _exact_keys(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """See [`~certified_top_k.ExactScores`]; -inf where FAISS filled up."""
+        return np.where(rows < 0, -np.inf, self.index._keys(self.batch, numbers, np.maximum(rows, 0)))
+
+    def _allowed(self) -> torch.Tensor | None:
+        """Which rows may be listed, bool of shape `(rows,)`; `None` for all."""
+        if len(self.plan.gallery) == len(self.index):
+            return None
+        allowed = torch.zeros(len(self.index), dtype=torch.bool)
+        allowed[torch.from_numpy(self.plan.gallery)] = True
+        return allowed
