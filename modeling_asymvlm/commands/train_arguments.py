@@ -12,6 +12,8 @@ from ..reporting.run_files import data_record
 from . import scenes
 
 
+LAUNCHER = ("accelerate", "launch", "train_asymvlm.py")
+
 # The flags of those arguments of the library that have another name here.
 FLAGS = {
     "name_or_path": "dataset_name_or_path",
@@ -153,7 +155,8 @@ class DataArguments:
     def record(self, arguments: list[str]) -> dict[str, Any]:
         """What a card says of these data and the command, of [`data_record`]."""
         source = self.dataset_name_or_path or self.embeddings
+        command = [*LAUNCHER, *arguments]
         if source is None:
-            return data_record(scenes.DATASET, arguments, license=scenes.LICENSE)
+            return data_record(scenes.DATASET, command, license=scenes.LICENSE)
         on_the_hub = source == self.dataset_name_or_path and not Path(source).exists()
-        return data_record(Path(source).stem, arguments, dataset_id=source if on_the_hub else None)
+        return data_record(Path(source).stem, command, dataset_id=source if on_the_hub else None)
