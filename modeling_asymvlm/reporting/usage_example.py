@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ QUANTILES = (0.95, 0.65, 0.35, 0.05)
 NEAR = 0.025
 LONGEST_TEXT = 200  # characters
 
-WITHOUT_THIS_PACKAGE = "import sys; sys.modules['modeling_asymvlm'] = None\n"
+# Runs the program in its first argument and writes what that prints, but not what libraries below Python print, to the
+# file in its second.
+WITHOUT_THIS_PACKAGE = """import contextlib, pathlib, sys
+sys.modules["modeling_asymvlm"] = None
+program, printed = map(pathlib.Path, sys.argv[1:])
+with printed.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    exec(compile(program.read_text(encoding="utf-8"), "<example>", "exec"), {})
+"""
 
 
 def choose_texts(captions: Sequence[str], uncertainty: Sequence[float] | np.ndarray) -> list[str]:
@@ -111,15 +119,18 @@ def run_example_isolated(example: str) -> str:
     Raises:
         ValueError: if it fails, with the last line of its error.
     """
-    with tempfile.TemporaryDirectory() as modules:
+    with tempfile.TemporaryDirectory() as folder:
+        program, printed = Path(folder, "example.txt"), Path(folder, "printed.txt")
+        program.write_text(example, encoding="utf-8")
         result = subprocess.run(
-            [sys.executable, "-c", WITHOUT_THIS_PACKAGE + example],
+            [sys.executable, "-c", WITHOUT_THIS_PACKAGE, program, printed],
             capture_output=True,
-            encoding="utf-8",
-            env={**os.environ, "HF_MODULES_CACHE": modules, "PYTHONUTF8": "1"},
-            cwd=modules,
+            text=True,
+            errors="replace",
+            env={**os.environ, "HF_MODULES_CACHE": str(Path(folder, "modules"))},
+            cwd=folder,
         )
-    if result.returncode != 0:
-        reason = "".join(result.stderr.strip().splitlines()[-1:])
-        raise ValueError(f"the example of the card fails where this package is not installed: {reason}")
-    return result.stdout
+        if result.returncode != 0:
+            reason = "".join(result.stderr.strip().splitlines()[-1:])
+            raise ValueError(f"the example of the card fails where this package is not installed: {reason}")
+        return printed.read_text(encoding="utf-8")

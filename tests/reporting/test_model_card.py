@@ -165,6 +165,12 @@ def test_texts_of_the_data_are_no_code(results):
     assert run_example_isolated(example[begin:end] + "print(texts)") == f"{texts}\n"
 
 
+def test_what_a_library_writes_to_the_output_itself_is_not_what_the_example_prints():
+    assert run_example_isolated("import os\nos.write(1, b'holes')\nprint('é')") == "é\n"
+    with pytest.raises(ValueError, match="fails where this package is not installed: ModuleNotFoundError"):
+        run_example_isolated("import modeling_asymvlm")
+
+
 def test_a_card_knows_no_texts_but_those_of_its_results(results):
     card = make_card(results)
     assert "red circle" not in card and 'texts = ["one text", "another text"]' in card
