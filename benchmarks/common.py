@@ -115,14 +115,14 @@ def train_head(
     Args:
         splits (`dict[str, EmbeddingSplit]`): with `train` and `validation`.
         seed (`int`): of the initialisation, the order of the batches and the dropout.
-        config (`dict`): arguments of `AsymVLMConfig` that differ from the defaults of `train_asymvlm.py`.
+        config (`dict`): arguments of `AsymVLMConfig` that differ from its defaults.
         training (`dict`, *optional*): arguments of `AsymVLMTrainingArguments` that differ from its defaults.
 
     Returns:
         The model in evaluation mode; `seconds`, `steps` and `validation_loss`.
     """
     set_seed(seed)
-    model = AsymVLMModel(AsymVLMConfig(projection_dim=splits["train"].dim, **{"num_hidden_layers": 1, **config}))
+    model = AsymVLMModel(AsymVLMConfig(projection_dim=splits["train"].dim, **config))
     with tempfile.TemporaryDirectory() as folder:
         arguments = AsymVLMTrainingArguments(
             output_dir=folder,

@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import datasets
 import gradio as gr
@@ -22,26 +21,20 @@ from page import THEME, build_page
 from pictures import MAX_UPLOAD_BYTES
 from starlette.middleware import Middleware
 
+from modeling_asymvlm.commands.parser import CommandParser
+
 
 GALLERY_SIZE = 2000
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"app.py: error: {' '.join(message.split())} (--help lists all arguments)\n")
-
-
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Arguments, and environment variables in place of those that are left off."""
+def command_parser() -> CommandParser:
+    """The flags of the page, whose defaults are environment variables."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     parser = CommandParser(
+        "app.py",
+        f"{description}\n\nexamples:\n{examples}",
         prog="python demo/app.py",
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        flags={"model_name": "model"},
     )
 
     def add(flag: str, variable: str, help_text: str, **options) -> None:
@@ -69,7 +62,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     add("--host", "GRADIO_SERVER_NAME", "address to serve at, default: this machine alone", default="127.0.0.1")
     add("--port", "GRADIO_SERVER_PORT", "port to serve at, default: the first free one from 7860", type=int)
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Arguments, and environment variables in place of those that are left off."""
+    return command_parser().parse_args(arguments)
 
 
 def serve(page: gr.Blocks, host: str, port: int | None) -> str:
@@ -104,7 +102,7 @@ def main(arguments: list[str]) -> None:
             gallery_size=options.gallery_size,
         )
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        sys.exit(f"app.py: error: {error}")
+        command_parser().fail(error, code=1)
     page = build_page(gallery)
     address = serve(page, options.host, options.port)
     print(f"The page is at {address} (Ctrl-C ends it).", flush=True)

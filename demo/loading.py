@@ -35,7 +35,7 @@ def open_gallery(
         embeddings (`str`, *optional*):
             Store of features with the splits test and validation: a folder or a data set repository of the Hub. By
             default the folder `embeddings` in the checkpoint's.
-        dataset (`str`, *optional*): the pairs that the store was made from, as `train_asymvlm.py` takes them.
+        dataset (`str`, *optional*): the pairs that the store was made from, in any layout that training reads.
         image_folder (`str`, *optional*):
             With `dataset`, what its paths are relative to; without it, a folder of files named after the image ids.
         gallery_size (`int`): pictures at most.
@@ -50,8 +50,8 @@ def open_gallery(
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError(
                 f"There is no checkpoint at {str(DEFAULT_MODEL)!r}. Make it with `accelerate launch train_asymvlm.py` "
-                "in the repository, or name another with --model, and its features and pictures with --embeddings "
-                "and --dataset."
+                "in the repository, or name another with model_name=, and its features and pictures with embeddings= "
+                "and dataset=."
             )
         model_name = str(DEFAULT_MODEL)
         dataset = dataset or (str(DEFAULT_DATASET) if embeddings is None and image_folder is None else None)
@@ -88,7 +88,7 @@ def open_store(embeddings: str | None, model_name: str) -> EmbeddingStore:
     if embeddings is None and not folder.is_dir():
         raise FileNotFoundError(
             f"There are no features at {str(folder)!r}: name the store that the model was trained from with "
-            "--embeddings."
+            "embeddings=."
         )
     if not folder.is_dir() and embeddings is not None and embeddings.count("/") == 1:
         patterns = ["images/*.parquet", "captions/*.parquet", "store.json"]

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoProcessor
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..reporting.evaluate_model import evaluate_split
-from ..reporting.model_card import model_facts, read_results
+from ..reporting.model_card import model_facts
+from ..reporting.results import read_results
 from ..reporting.run_files import save_card, save_figures
 from ..reporting.tables import format_table
 from ..store.builder import cached_features

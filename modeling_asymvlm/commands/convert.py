@@ -17,14 +17,20 @@ from .parser import CommandParser
 INTERRUPTED = "no store was written."
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns 0, and leaves with exit code 2 for data or arguments that are wrong."""
+def command_parser() -> CommandParser:
+    """The flags of the command."""
     parser = CommandParser("convert", __doc__ or "")
     parser.add_argument("folder", type=Path, help="what clip-retrieval wrote")
     parser.add_argument("store", type=Path, help="the folder to write, which must not be there yet")
     parser.add_argument("--image_id_column", help="column that tells images apart; default: image_path, key or url")
     parser.add_argument("--held_out_fraction", type=float, default=0.1, help="share of validation and of test")
     parser.add_argument("--seed", type=int, default=0, help="draws the images that are held out")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns 0, and leaves with exit code 2 for data or arguments that are wrong."""
+    parser = command_parser()
     options = vars(parser.parse_args(arguments))
     with parser.failing(ValueError, OSError):
         store, num_left_out = convert(options.pop("folder"), options.pop("store"), **options)

@@ -71,9 +71,7 @@ class CommandParser(HfArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in `argparse`, with `--repo-id` for `--repo_id`."""
-        return super().parse_known_args(
-            None if args is None else [_with_underscores(word) for word in args], namespace
-        )
+        return super().parse_known_args(None if args is None else [with_underscores(word) for word in args], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with exit code 2 and one sentence."""
@@ -102,7 +100,8 @@ class CommandParser(HfArgumentParser):
         return re.sub(r"(?<![\w.-])([a-z][a-z_]+)=(?=([\w\"'])?)", flag, " ".join(message.split()))
 
 
-def _with_underscores(word: str) -> str:
+def with_underscores(word: str) -> str:
+    """A word of a command line, with `--repo_id` for `--repo-id`."""
     if not re.match(r"--[a-z]", word):
         return word
     name, equals, value = word.partition("=")

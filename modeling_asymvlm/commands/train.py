@@ -29,7 +29,7 @@ from ..pairs.sources import PairSource
 from ..pairs.splits import SPLITS
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
-from ..reporting.run_files import save_card, save_figures, save_reference, training_record
+from ..reporting.run_files import example_texts, save_card, save_figures, save_reference, training_record
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
@@ -198,6 +198,7 @@ def main(arguments: list[str], command: str = "train") -> int:
     seconds = {"features": embedded - started, "training": trained - embedded}
     results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - saved}
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
+    results["example_texts"] = example_texts(model, processor, splits["validation"])
     source = data.record(arguments)
     save_reference(folder, model, splits["validation"], source)
     results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)

@@ -1,16 +1,20 @@
 """The arguments of the training command that are not of the training itself: backbone, head and data."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from ..model.configuration_asymvlm import AsymVLMConfig
 from ..pairs.layouts import load_pairs
 from ..pairs.sources import PairSource
 from ..reporting.run_files import data_record
 from . import scenes
 
+
+LAUNCHER = ("accelerate", "launch", "train_asymvlm.py")
 
 # The flags of those arguments of the library that have another name here.
 FLAGS = {
@@ -18,6 +22,12 @@ FLAGS = {
     "config_name": "dataset_config_name",
     "batch_size": "embedding_batch_size",
 }
+
+
+def _of_the_head(name: str, help_text: str) -> Any:
+    """A field whose default is that of the configuration."""
+    default = inspect.signature(AsymVLMConfig.__init__).parameters[name].default
+    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
@@ -36,33 +46,30 @@ class ModelArguments:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Of the backbone; the head is float32 always."}
     )
-    distribution: Literal["power_spherical", "vmf", "deterministic"] = field(
-        default="power_spherical", metadata={"help": "Law of a text on the unit hypersphere."}
+    distribution: Literal["power_spherical", "vmf", "deterministic"] = _of_the_head(
+        "distribution", "Distribution of a text on the unit hypersphere."
     )
-    mean_direction: Literal["learned", "refined", "backbone"] = field(
-        default="learned",
-        metadata={
-            "help": "Learn the mean direction afresh, refine the backbone's (for small data), or keep it with its "
-            "text-to-image ranking."
-        },
+    mean_direction: Literal["learned", "refined", "backbone"] = _of_the_head(
+        "mean_direction",
+        "Learn the mean direction afresh, refine the backbone's (for small data), or keep it with its text-to-image "
+        "ranking.",
     )
-    normalizer: Literal["exact", "paper"] = field(
-        default="exact", metadata={"help": "Log-normaliser: exact, or the approximation of the reference code."}
+    normalizer: Literal["exact", "paper"] = _of_the_head(
+        "normalizer", "Log-normaliser: exact, or the approximation of the reference code."
     )
-    hidden_size: int = field(default=1024, metadata={"help": "Width of the head's hidden layers."})
-    num_hidden_layers: int = field(
-        default=1,
-        metadata={"help": "Number of the head's hidden layers; the paper's head has 3, which overfits sooner."},
+    hidden_size: int = _of_the_head("hidden_size", "Width of the head's hidden layers.")
+    num_hidden_layers: int = _of_the_head(
+        "num_hidden_layers", "Number of the head's hidden layers; the paper's head has 3, which overfits sooner."
     )
-    hidden_dropout_prob: float = field(default=0.3, metadata={"help": "Dropout after each hidden layer, in [0, 1)."})
-    input_dropout_prob: float = field(default=0.0, metadata={"help": "Dropout on the head's input, in [0, 1)."})
-    normalize_text_features: bool = field(
-        default=False, metadata={"help": "Give the head the direction of the text features, without their length."}
+    hidden_dropout_prob: float = _of_the_head("hidden_dropout_prob", "Dropout after each hidden layer, in [0, 1).")
+    input_dropout_prob: float = _of_the_head("input_dropout_prob", "Dropout on the head's input, in [0, 1).")
+    normalize_text_features: bool = _of_the_head(
+        "normalize_text_features", "Give the head the direction of the text features, without their length."
     )
-    initial_concentration: float = field(
-        default=10.0, metadata={"help": "kappa before training, with --mean_direction refined or backbone."}
+    initial_concentration: float = _of_the_head(
+        "initial_concentration", "kappa before training, with --mean_direction refined or backbone."
     )
-    logit_scale_init: float = field(default=1.0, metadata={"help": "Temperature tau before training."})
+    logit_scale_init: float = _of_the_head("logit_scale_init", "Temperature tau before training.")
 
     def head_kwargs(self) -> dict[str, Any]:
         """The arguments of `AsymVLMConfig` among these."""
@@ -153,7 +160,8 @@ class DataArguments:
     def record(self, arguments: list[str]) -> dict[str, Any]:
         """What a card says of these data and the command, of [`data_record`]."""
         source = self.dataset_name_or_path or self.embeddings
+        command = [*LAUNCHER, *arguments]
         if source is None:
-            return data_record(scenes.DATASET, arguments, license=scenes.LICENSE)
+            return data_record(scenes.DATASET, command, license=scenes.LICENSE)
         on_the_hub = source == self.dataset_name_or_path and not Path(source).exists()
-        return data_record(Path(source).stem, arguments, dataset_id=source if on_the_hub else None)
+        return data_record(Path(source).stem, command, dataset_id=source if on_the_hub else None)

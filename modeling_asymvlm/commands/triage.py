@@ -50,6 +50,10 @@ def command_parser() -> CommandParser:
     parser.add_argument("--caption_column", help="column of a caption or a list of them")
     parser.add_argument("--image_id_column", help="column that tells which captions share an image")
     parser.add_argument(
+        "--image_column", help="column of the images, of pairs that are no single table; default: image"
+    )
+    parser.add_argument("--image_folder", help="folder of the images of such pairs; default: beside the captions")
+    parser.add_argument(
         "--duplicate_divergence", type=float, default=0.05, help="largest relative divergence of near-duplicates"
     )
     parser.add_argument(
@@ -84,7 +88,11 @@ def check_arguments(parsed: argparse.Namespace) -> None:
 def judge(parsed: argparse.Namespace) -> None:
     """Reads the captions, judges them, writes the report and prints a summary."""
     captions = read_captions(
-        parsed.captions, caption_column=parsed.caption_column, image_id_column=parsed.image_id_column
+        parsed.captions,
+        caption_column=parsed.caption_column,
+        image_id_column=parsed.image_id_column,
+        image_column=parsed.image_column,
+        image_folder=parsed.image_folder,
     )
     if not isinstance(AutoConfig.from_pretrained(parsed.model), AsymVLMConfig):
         raise ValueError(f"{parsed.model!r} is a backbone, or another model: pass a trained AsymVLM.")

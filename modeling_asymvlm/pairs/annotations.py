@@ -70,7 +70,7 @@ def require_caption(caption: object, place: str) -> str:
     """Raises `ValueError` that names the place if this is no caption."""
     problem = "no text" if isinstance(caption, list) else problem_with(caption)
     if problem is not None:
-        raise ValueError(f"{place} has {problem}: {caption!r}. Mend or remove it.")
+        raise ValueError(f"{place} has {problem}: {caption!r}. Fix or remove it.")
     return str(caption)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from .coco import begins_like_annotations
-from .columns import CAPTION_COLUMN_NAMES, require_captions
-from .flickr import flickr_form
-from .layouts import FILE_FORMATS, load_pairs
+from .columns import CAPTION_COLUMN_NAMES, DEFAULT_COLUMNS, PairColumns, require_captions
+from .datasets_library import Opening
+from .layouts import FILE_FORMATS, is_table, open_pairs
 
 
 ROWS_PER_READ = 1000
@@ -32,7 +31,12 @@ class Captions:
 
 
 def read_captions(
-    name_or_path: str, *, caption_column: str | None = None, image_id_column: str | None = None
+    name_or_path: str,
+    *,
+    caption_column: str | None = None,
+    image_id_column: str | None = None,
+    image_column: str | None = None,
+    image_folder: str | None = None,
 ) -> Captions:
     """
     Args:
@@ -42,16 +46,29 @@ def read_captions(
         image_id_column (`str`, *optional*):
             Tells which rows share an image. By default image_id, or the paths in image; where neither is there, the
             captions in one list share an image.
+        image_column, image_folder (`str`, *optional*):
+            As for [`~layouts.load_pairs`]; a JSON, JSON Lines, CSV or parquet file needs no images and takes neither.
 
     Raises:
-        ValueError: for a file that is not there or cannot be read, lacks a column, or has a caption that is no text.
+        FileNotFoundError: if `image_folder` is no folder.
+        ValueError: for a file that is not there or cannot be read, lacks a column, or has a caption that is no text;
+            and for an option that its layout does not have.
     """
     file = Path(name_or_path)
     if file.suffix in FILE_FORMATS and not file.is_file():
         raise ValueError(f"There is no file {name_or_path!r}.")
-    if _is_table(file):
+    if file.is_file() and is_table(file):
+        for option, given in (("image_column", image_column), ("image_folder", image_folder)):
+            if given is not None:
+                raise ValueError(f"{file} is read without its images: leave {option}= off.")
         return _of_table(file, caption_column, image_id_column)
-    sources = load_pairs(name_or_path, caption_column=caption_column, image_id_column=image_id_column or "image_id")
+    columns = PairColumns(
+        image=image_column or DEFAULT_COLUMNS.image,
+        caption=caption_column,
+        image_id=image_id_column or DEFAULT_COLUMNS.image_id,
+    )
+    folder = None if image_folder is None else Path(image_folder)
+    sources = open_pairs(Opening(name_or_path, columns, folder))
     texts: list[str] = []
     image_ids: list[str] = []
     for split, source in sources.items():
@@ -60,12 +77,6 @@ def read_captions(
             # an id is that of one image within its split alone
             image_ids += [f"{split}/{image.image_id}" if len(sources) > 1 else image.image_id] * len(image.captions)
     return Captions(texts, list(range(len(texts))), image_ids)
-
-
-def _is_table(file: Path) -> bool:
-    if file.suffix not in FILE_FORMATS or (file.suffix == ".csv" and flickr_form(file) is not None):
-        return False
-    return file.suffix != ".json" or not begins_like_annotations(file)
 
 
 def _of_table(file: Path, caption_column: str | None, image_id_column: str | None) -> Captions:
@@ -78,7 +89,7 @@ def _of_table(file: Path, caption_column: str | None, image_id_column: str | Non
     for option, wanted in (("caption_column", column), ("image_id_column", image_id_column)):
         if wanted is not None and wanted not in names:
             raise ValueError(
-                f"{file}: there is no column {wanted!r}; it has {', '.join(names)}. Name another with --{option}."
+                f"{file}: there is no column {wanted!r}; it has {', '.join(names)}. Name another with {option}=."
             )
     schema = table.features.arrow_schema
     tells_images = [name for name in ("image_id", "image") if name in names and _is_identity(schema.field(name).type)]

@@ -95,7 +95,7 @@ class ImageFolder:
             if ".." in PurePath(path).parts or not inside:
                 raise ValueError(
                     f"{place}: the image {path!r} does not lie in the folder of images "
-                    f"{str(self.path)!r}. Name the folder that holds it with image_folder=, or mend the path."
+                    f"{str(self.path)!r}. Name the folder that holds it with image_folder=, or fix the path."
                 )
         return file
 
@@ -125,7 +125,7 @@ def require_captions(caption: Any, place: str, column: str | None) -> list[str]:
     problem = problem_with(caption)
     if problem is not None:
         raise ValueError(
-            f"{place} has {problem}: {column!r} is {caption!r}. Mend or remove the row, or name another column with "
+            f"{place} has {problem}: {column!r} is {caption!r}. Fix or remove the row, or name another column with "
             "caption_column=."
         )
     return caption if isinstance(caption, list) else [caption]

@@ -73,7 +73,7 @@ def _bars(file: Path) -> Iterator[tuple[int, str, str]]:
             continue
         merged = NUMBER_AND_COMMENT.fullmatch(fields[1]) if len(fields) == 2 else None
         if len(fields) < 3 and not merged:
-            raise ValueError(f"{file}: line {number} is not image_name| comment_number| comment: {line!r}. Mend it.")
+            raise ValueError(f"{file}: line {number} is not image_name| comment_number| comment: {line!r}. Fix it.")
         yield number, fields[0], merged[1] if merged else fields[2]
 
 
@@ -82,7 +82,7 @@ def _token(file: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _lines(file):
         name, tab, caption = line.partition("\t")
         if not tab:
-            raise ValueError(f"{file}: line {number} is not image#number, a tab, and a caption: {line!r}. Mend it.")
+            raise ValueError(f"{file}: line {number} is not image#number, a tab, and a caption: {line!r}. Fix it.")
         yield number, name.rpartition("#")[0], caption
 
 

@@ -63,7 +63,7 @@ def with_held_out_splits(
     if train.num_images - len(missing) * num_held_out < 2:
         raise ValueError(
             f"{train.num_images} training images are too few to hold out {' and '.join(missing)} splits of "
-            f"{num_held_out}: bring your own splits, more images, or a smaller held_out_fraction."
+            f"{num_held_out}: bring your own splits, more images, or a smaller held_out_fraction=."
         )
     order = np.random.default_rng(seed).permutation(train.num_images)
     for name in missing:

@@ -114,7 +114,7 @@ class StreamPairs:
         path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         if content is None and path is None:
             raise ValueError(
-                f"{self._place(number, part)} has no image: {self.columns.image!r} is {image!r}. Mend or remove the "
+                f"{self._place(number, part)} has no image: {self.columns.image!r} is {image!r}. Fix or remove the "
                 "row, or name another column with image_column=."
             )
         if self.columns.image_id is not None:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .columns import CAPTION_COLUMN_NAMES, problem_with
 from .held_out import HashRange
 from .sources import CaptionedImage
+from .splits import files_in_folders_of_splits, files_of_splits
 
 
 logger = logging.get_logger(__name__)
@@ -88,7 +89,7 @@ class TarPairs:
             if len(images) != 1:
                 raise ValueError(
                     f"{file}: sample {key!r} must hold one image ({', '.join(IMAGE_EXTENSIONS)}), but holds "
-                    f"{', '.join(members)}. Mend or remove it."
+                    f"{', '.join(members)}. Fix or remove it."
                 )
             captions = self._captions(members, f"{file}: sample {key!r}")
             if captions:
@@ -155,5 +156,25 @@ class TarPairs:
             return texts
         problem = problem_with(value)
         if problem is not None:
-            raise ValueError(f"{place} has {problem}: its .json says {value!r}. Mend or remove it.")
+            raise ValueError(f"{place} has {problem}: its .json says {value!r}. Fix or remove it.")
         return value if isinstance(value, list) else [value]
+
+
+def tars_of_splits(folder: Path) -> dict[str, list[Path]]:
+    """
+    Tar shards by their names, or by the folders named after splits that they lie in; without names, of train. Empty if
+    there are none.
+
+    Raises:
+        ValueError: if some names tell a split and others do not, and as [`files_of_splits`].
+    """
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        return files_in_folders_of_splits(folder, "*.tar")
+    splits = files_of_splits(tars, prefixed=True)
+    unnamed = sorted(set(tars) - {file for of_split in splits.values() for file in of_split})
+    if splits and unnamed:
+        raise ValueError(
+            f"{str(folder)!r}: {unnamed[0].name} names no split, but other shards do. Name all of them or none."
+        )
+    return splits or {"train": tars}

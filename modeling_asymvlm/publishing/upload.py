@@ -1,11 +1,10 @@
 """A checkpoint with its code, its processor and a model card, as one commit on the Hub."""
 
-import argparse
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -17,19 +16,10 @@ from ..model.checkpoint_code import AUTO_MAP, copy_code
 from ..model.checkpoint_weights import shard_names
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..reporting.model_card import (
-    PLOTS,
-    model_card,
-    model_facts,
-    read_json,
-    read_results,
-    run_example_isolated,
-    usage_example,
-    write_json,
-    write_model_card,
-    write_results,
-)
+from ..reporting.model_card import PLOTS, model_card, model_facts, write_model_card
+from ..reporting.results import read_json, read_results, write_json, write_results
 from ..reporting.run_files import REFERENCE_FILE, check_run_files
+from ..reporting.usage_example import run_example_isolated, usage_example
 
 
 RESULTS_NAME = "all_results.json"
@@ -88,7 +78,7 @@ def check_publishable(folder: Path, repo_id: str) -> None:
     if not (folder / RESULTS_NAME).is_file():
         raise ValueError(
             f"{str(folder)!r} has no {RESULTS_NAME}, and a card states measured figures only: train or evaluate with "
-            "train_asymvlm.py, which writes it."
+            "this folder as the output, which writes it."
         )
     head_only = config.get("vlm_config") is not None and config.get("save_backbone") is False
     if head_only and config.get("base_model_revision") is None:
@@ -113,7 +103,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     a process that cannot import this package, and the card shows what it printed.
 
     Args:
-        folder (`Path`): of the checkpoint, as `train_asymvlm.py` leaves it; not changed.
+        folder (`Path`): of the checkpoint, as training leaves it; not changed.
         output (`Path`): an empty folder.
         repo_id (`str`): `organisation/name`.
         license (`str`, *optional*): of the weights, as the Hub names it; defaults to what the results say.
@@ -144,13 +134,15 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     if license is not None:
         results["training"] = {**results.get("training", {}), "license": license}
     results["model"] = facts
-    results["example_output"] = run_example_isolated(usage_example(facts, str(output.resolve()), published=True))
+    texts = results.get("example_texts", ())
+    example = usage_example(facts, str(output.resolve()), texts=texts, published=True)
+    results["example_output"] = run_example_isolated(example)
     write_results(output / RESULTS_NAME, results)
     plots = [name for name in PLOTS if (output / name).is_file()]
     try:
         card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plots=plots)
     except KeyError as error:
-        raise ValueError(f"{RESULTS_NAME} lacks {error}: make it with train_asymvlm.py.") from error
+        raise ValueError(f"{RESULTS_NAME} lacks {error}: make it anew by training or evaluating.") from error
     write_model_card(output / "README.md", card)
     check_no_local_path(output)
 
@@ -219,10 +211,3 @@ def explain(error: BaseException, repo_id: str) -> str:
         return str(error)
     cause = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
     return f"the upload to {repo_id!r} did not finish ({cause}): no partial version is shown; run the command again."
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"publish: error: {' '.join(message.split())}\n")

@@ -1,14 +1,6 @@
 """Model cards, made from measured results and an executed example only."""
 
-import contextlib
-import io
-import json
-import math
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.backbone_code import needs_code
 from ..model.configuration_asymvlm import AsymVLMConfig
-from ..utils.json_files import read_json, write_json
+from .results import with_nan
 from .tables import NUM_BINS, format_table
+from .usage_example import usage_example
 
 
 PAPER = "https://arxiv.org/abs/2505.11029"
@@ -32,26 +25,12 @@ DIRECTIONS = {
     "backbone": "that of the backbone",
 }
 
-EXAMPLE_TEXTS = """texts = [
-    "a picture",
-    "a red shape",
-    "a small red circle",
-    "a small red circle at the top left on a dark background",
-]
-inputs = processor(text=texts, padding=True, return_tensors="pt")
-with torch.no_grad():
-    output = model(**inputs)
-"""
-
-
 # Files beside a card, and what it calls them.
 PLOTS = {
     "reliability.png": "R@1 against uncertainty level",
     "risk_coverage.png": "Risk against coverage",
     "calibration.png": "Reliability diagram of the posterior",
 }
-
-WITHOUT_THIS_PACKAGE = "import sys; sys.modules['modeling_asymvlm'] = None\n"
 
 
 def model_facts(config: AsymVLMConfig) -> dict[str, Any]:
@@ -68,71 +47,6 @@ def model_facts(config: AsymVLMConfig) -> dict[str, Any]:
     }
 
 
-def usage_example(facts: dict[str, Any], location: str, *, published: bool) -> str:
-    """
-    A program that loads the model and prints what it says of a few texts.
-
-    Args:
-        facts (`dict`): of [`model_facts`].
-        location (`str`): repository or folder of the model.
-        published (`bool`): whether its code lies there too, so that this package need not be installed.
-    """
-    trust = ", trust_remote_code=True" if published or facts.get("backbone_code") else ""
-    lines = [
-        "import torch",
-        f"from transformers import AutoModel{'' if facts['takes_features'] else ', AutoProcessor'}",
-    ]
-    if not published:
-        lines += ["", "import modeling_asymvlm  # noqa: F401, registers AsymVLM with AutoModel"]
-    lines += ["", f"model = AutoModel.from_pretrained({json.dumps(location)}{trust})"]
-    if facts["takes_features"]:
-        lines += [
-            "# Raw text features of the backbone that the head was trained on; random numbers stand for them here.",
-            f"text_features = torch.randn(2, {facts['projection_dim']})",
-            "with torch.no_grad():",
-            "    output = model(text_features=text_features)",
-        ]
-        printed = ["print(output.text_embeds.shape)"]
-    else:
-        lines += [f"processor = AutoProcessor.from_pretrained({json.dumps(location)}{trust})", EXAMPLE_TEXTS.strip()]
-        printed = [
-            "for text, uncertainty in zip(texts, 1 / output.concentration):",
-            '    print(f"{uncertainty:.4f}  {text}")',
-        ]
-        if facts["distribution"] == "deterministic":
-            printed = ["print(output.text_embeds.shape)"]
-    return "\n".join(lines + printed) + "\n"
-
-
-def run_example(example: str) -> str:
-    """Executes an example in this process and returns what it prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example, "<example>", "exec"), {})
-    return printed.getvalue()
-
-
-def run_example_isolated(example: str) -> str:
-    """
-    Executes an example in a new process that cannot import this package, and returns what it prints.
-
-    Raises:
-        ValueError: if it fails, with the last line of its error.
-    """
-    with tempfile.TemporaryDirectory() as modules:
-        result = subprocess.run(
-            [sys.executable, "-c", WITHOUT_THIS_PACKAGE + example],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_MODULES_CACHE": modules},
-            cwd=modules,
-        )
-    if result.returncode != 0:
-        reason = "".join(result.stderr.strip().splitlines()[-1:])
-        raise ValueError(f"the example of the card fails where this package is not installed: {reason}")
-    return result.stdout
-
-
 def model_card(
     results: dict[str, Any], *, model_name: str, location: str, published: bool = False, plots: Sequence[str] = ()
 ) -> str:
@@ -140,18 +54,18 @@ def model_card(
     Model card with YAML metadata, as Markdown. What `results` does not hold is not claimed.
 
     Args:
-        results (`dict`): as in `all_results.json`: `model` of [`model_facts`]; `test` of [`~report.evaluate_split`],
+        results (`dict`): as in `all_results.json`: `model` of [`model_facts`]; `test` of [`evaluate_split`],
             with `time`; if known `training`, with any of `dataset`, `dataset_id` (its name on the Hub),
             `num_images`, `num_captions`, `command`, `license` (of the weights, as the Hub names it) and, all or none,
             `steps`, `epochs`, `machine` and `time` (seconds of `features` and `training`); `evaluation`, with
-            `dataset`, `dataset_id` and `command`, where the figures are of a later evaluation on its own; and
-            `example_output`, what [`usage_example`] printed.
+            `dataset`, `dataset_id` and `command`, where the figures are of a later evaluation on its own;
+            `example_texts` of [`choose_texts`]; and `example_output`, what [`usage_example`] printed.
         model_name (`str`): title of the card.
         location (`str`): repository or folder of the model, for the example.
         published (`bool`, *optional*, defaults to `False`): whether the model's code lies there too.
         plots (`Sequence[str]`, *optional*): which files of `PLOTS` lie beside the card.
     """
-    facts, test, training = results["model"], _with_nan(results["test"]), results.get("training", {})
+    facts, test, training = results["model"], with_nan(results["test"]), results.get("training", {})
     evaluation = results.get("evaluation", training)
     direction = DIRECTIONS[facts["mean_direction"]]
     sections = [
@@ -219,7 +133,8 @@ def _backbone(facts: dict[str, Any]) -> list[str]:
 
 
 def _use(results: dict[str, Any], location: str, published: bool) -> list[str]:
-    sections = [f"```python\n{usage_example(results['model'], location, published=published)}```"]
+    example = usage_example(results["model"], location, texts=results.get("example_texts", ()), published=published)
+    sections = [f"```python\n{example}```"]
     if "example_output" in results:
         sections.append(f"prints\n\n```\n{results['example_output'].rstrip()}\n```")
     if published:
@@ -282,43 +197,6 @@ def _limits(facts: dict[str, Any]) -> str:
         "calibrated nor comparable between models. Texts unlike the training captions, in language, length or topic, "
         "get an uncertainty that nothing has tested."
     )
-
-
-def read_results(file: str | Path) -> dict[str, Any]:
-    """
-    The results that a card is made from.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it is not JSON, or holds no test results.
-    """
-    results = read_json(file, remedy="Make it with train_asymvlm.py.")
-    test = results.get("test") if isinstance(results, dict) else None
-    if not isinstance(test, dict) or not test.get("retrieval"):
-        raise ValueError(f"{str(file)!r} holds no test results: make it with train_asymvlm.py.")
-    return results
-
-
-def write_results(file: str | Path, results: dict[str, Any]) -> None:
-    """Writes results as [`read_results`] takes them: JSON, in which undefined figures are null."""
-    write_json(file, _without_nan(results), allow_nan=False)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(value: Any) -> Any:
-    """Undefined figures are null in JSON, which knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(item) for item in value]
-    return math.nan if value is None else value
 
 
 def write_model_card(path: str | Path, content: str) -> None:

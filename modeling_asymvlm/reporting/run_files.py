@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ from transformers.utils import is_matplotlib_available
 from ..calibration.reference import REFERENCE_FILE, UncertaintyReference
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
-from .model_card import PLOTS, model_card, run_example, usage_example, write_model_card, write_results
+from .model_card import PLOTS, model_card, write_model_card
+from .results import write_results
+from .usage_example import choose_texts, run_example, usage_example
+
+
+ROWS_AT_A_TIME = 4096
 
 
 def data_record(
-    dataset: str, arguments: list[str], *, dataset_id: str | None = None, license: str | None = None
+    dataset: str, command: Sequence[str], *, dataset_id: str | None = None, license: str | None = None
 ) -> dict[str, Any]:
     """
     Which data a run saw, and its command, without folders of this machine.
 
     Args:
         dataset (`str`): their name.
-        arguments (`list[str]`): of the command.
+        command (`Sequence[str]`): with its arguments.
         dataset_id (`str`, *optional*): their name on the Hub.
         license (`str`, *optional*): of a head that is trained on them, as the Hub names it.
     """
@@ -31,7 +37,7 @@ def data_record(
         "dataset": dataset,
         "dataset_id": dataset_id,
         "license": license,
-        "command": shlex.join(["accelerate", "launch", "train_asymvlm.py", *map(without_folder, arguments)]),
+        "command": shlex.join(map(without_folder, command)),
     }
 
 
@@ -55,7 +61,7 @@ def training_record(
 
 
 def save_figures(folder: Path, results: dict[str, Any]) -> None:
-    """Writes `all_results.json` and the plots of its entry `test`, of [`~report.evaluate_split`], into a folder."""
+    """Writes `all_results.json` and the plots of its entry `test`, of [`evaluate_split`], into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:
         (folder / name).unlink(missing_ok=True)
@@ -90,6 +96,32 @@ def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit
         UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
 
 
+@torch.no_grad()
+def example_texts(model: AsymVLMModel, processor: Any, validation: EmbeddingSplit) -> list[str]:
+    """
+    Captions of the validation split for the example of a card, as [`choose_texts`] chooses them of those that the
+    backbone reads as a whole; none for a head alone, which reads no texts, nor for a deterministic one.
+
+    Args:
+        model (`AsymVLMModel`): in evaluation mode, on any device.
+        processor (`ProcessorMixin`, *optional*): that of its backbone.
+        validation (`EmbeddingSplit`): captions with their features.
+    """
+    if processor is None or model.config.distribution == "deterministic":
+        return []
+    captions, features = list(validation.captions), validation.text_features
+    concentration = torch.cat(
+        [
+            model(text_features=features[start : start + ROWS_AT_A_TIME].to(model.device)).concentration.cpu()
+            for start in range(0, len(features), ROWS_AT_A_TIME)
+        ]
+    )
+    longest = model.config.text_max_length
+    lengths = [len(tokens) for tokens in processor.tokenizer(captions, verbose=False)["input_ids"]]
+    whole = [row for row, length in enumerate(lengths) if longest is None or length <= longest]
+    return choose_texts([captions[row] for row in whole], (1 / concentration)[whole].tolist())
+
+
 def check_run_files(folder: Path, model: AsymVLMModel) -> None:
     """Raises `ValueError` if files beside a checkpoint were made with another head."""
     if (folder / REFERENCE_FILE).is_file():
@@ -98,7 +130,8 @@ def check_run_files(folder: Path, model: AsymVLMModel) -> None:
 
 def save_card(folder: Path, results: dict[str, Any]) -> None:
     """Writes the model card beside the model, whose example is executed, and completes `all_results.json` with it."""
-    results["example_output"] = run_example(usage_example(results["model"], str(folder), published=False))
+    example = usage_example(results["model"], str(folder), texts=results.get("example_texts", ()), published=False)
+    results["example_output"] = run_example(example)
     write_results(folder / "all_results.json", results)
     card = model_card(
         results,

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
+from modeling_asymvlm import AsymVLMConfig
 from modeling_asymvlm.commands import train
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
@@ -125,6 +126,13 @@ def test_arguments_in_one_file_are_those_of_flags(store, tmp_path):
         assert not training.evaluate_only
         assert training.output_dir == values["output_dir"]
         assert training.lr_scheduler_kwargs == {"num_cycles": 0.5} and training.save_strategy == "no"
+
+
+def test_the_head_has_the_defaults_of_its_configuration(store, tmp_path):
+    model, _, _ = train.parse_arguments(["--embeddings", str(store), "--output_dir", str(tmp_path / "out")])
+    config = AsymVLMConfig(projection_dim=8)
+    for name, value in model.head_kwargs().items():
+        assert value == getattr(config, name), name
 
 
 def test_do_eval_alone_gives_the_figures_of_a_trained_head_and_trains_nothing(store, tmp_path, capsys):

@@ -79,12 +79,14 @@ def test_a_sampled_split_keeps_what_belongs_together():
 
 def test_what_does_not_fit_together_is_named_with_the_remedy(case, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "DEFAULT_MODEL", tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="Make it with `accelerate launch train_asymvlm.py`"):
+    with pytest.raises(FileNotFoundError, match="Make it with `accelerate launch train_asymvlm.py`") as absent:
         opened(case, model_name=None)
+    said = app.command_parser().in_flags(str(absent.value))
+    assert "name another with --model, and its features and pictures with --embeddings and --dataset." in said
     with pytest.raises(ValueError, match="at least 2 pictures"):
         opened(case, gallery_size=1)
     without_features = shutil.copytree(case.model, tmp_path / "bare", ignore=shutil.ignore_patterns("embeddings"))
-    with pytest.raises(FileNotFoundError, match="--embeddings"):
+    with pytest.raises(FileNotFoundError, match="with embeddings="):
         opened(case, model_name=str(without_features))
     with pytest.raises(FileNotFoundError, match="no folder of cached features"):
         opened(case, embeddings=str(tmp_path / "no" / "store"))

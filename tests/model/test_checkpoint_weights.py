@@ -24,7 +24,7 @@ def logits(model):
 @pytest.mark.parametrize("save_backbone", [True, False])
 @pytest.mark.parametrize("saving", [{"max_shard_size": "20KB"}, {"variant": "small"}, {}])
 def test_shards_and_variants_come_back_bit_by_bit(base, tmp_path, save_backbone, saving):
-    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
     model.save_pretrained(tmp_path / "saved", save_backbone=save_backbone, **saving)
     files = [file.name for file in (tmp_path / "saved").glob("*.safetensors")]
     assert (len(files) > 1) == ("max_shard_size" in saving)
@@ -33,7 +33,7 @@ def test_shards_and_variants_come_back_bit_by_bit(base, tmp_path, save_backbone,
 
 
 def test_a_single_file_replaces_shards_of_before(base, tmp_path):
-    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
     model.save_pretrained(tmp_path / "saved", save_backbone=False, max_shard_size="20KB")
     torch.nn.init.normal_(model.text_head.output_layer.weight)
     model.save_pretrained(tmp_path / "saved", save_backbone=False)
@@ -55,7 +55,7 @@ def test_a_base_that_has_moved_is_named_with_the_remedy(base, tmp_path):
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"weight_map": 3}'])
 @pytest.mark.parametrize("save_backbone", [True, False])
 def test_an_index_that_is_none_is_named(base, tmp_path, content, save_backbone):
-    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
     model.save_pretrained(tmp_path / "saved", save_backbone=save_backbone, max_shard_size="20KB")
     (tmp_path / "saved" / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match="is no index of weights .*: download or save it again"):
@@ -63,7 +63,7 @@ def test_an_index_that_is_none_is_named(base, tmp_path, content, save_backbone):
 
 
 def test_the_shards_of_a_variant_lie_beside_their_index_too(base, tmp_path):
-    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
     model.save_pretrained(tmp_path / "saved", max_shard_size="20KB", variant="small")
     index = tmp_path / "saved" / "model.safetensors.index.small.json"
     content = json.loads(index.read_text())
@@ -104,7 +104,7 @@ def test_a_base_cut_short_is_named(base, tmp_path):
     ],
 )
 def test_an_index_that_names_other_files_is_refused(base, tmp_path, name, reason):
-    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64)
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
     model.save_pretrained(tmp_path / "saved", save_backbone=False, max_shard_size="20KB")
     index = tmp_path / "saved" / "model.safetensors.index.json"
     content = json.loads(index.read_text())

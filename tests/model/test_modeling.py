@@ -16,7 +16,7 @@ def compose(vlm, **arguments) -> AsymVLMModel:
 
 
 def test_the_reference_head_has_the_parameters_of_the_reference_head():
-    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=512))
+    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=512, num_hidden_layers=3))
     assert sum(parameter.numel() for parameter in head.parameters()) == 3_149_312 + 1  # and the temperature
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modeling_asymvlm.pairs.held_out import HashRange
-from modeling_asymvlm.pairs.layouts import SPLITS, load_pairs
+from modeling_asymvlm.pairs.layouts import FILES, FOLDERS, SPLITS, load_pairs
 from tests.support import layouts
 from tests.support.layouts import CAPTIONS, READ_AS_A_WHOLE, STREAMED
 
@@ -215,3 +215,23 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path):
     shutil.copy(folder / "cc-val-000.tar", folder / "more.tar")
     with pytest.raises(ValueError, match="more.tar names no split, but other shards do"):
         load(folder)
+
+
+def test_a_refusal_names_every_layout_of_the_tables(tmp_path):
+    with pytest.raises(ValueError) as refused:
+        load(tmp_path)
+    for layout in FOLDERS:
+        assert f"{layout.name} ({layout.looks_like})" in str(refused.value)
+    (tmp_path / "pairs.txt").write_text("x")
+    with pytest.raises(ValueError) as refused:
+        load(tmp_path / "pairs.txt")
+    for layout in FILES:
+        assert layout.looks_like in str(refused.value)
+
+
+def test_a_table_that_begins_as_annotations_do_is_a_table(tmp_path):
+    row = {"dataset": "a", "image": "0.png", "caption": "red"}
+    (tmp_path / "rows.json").write_text("\n".join(json.dumps({**row, "image": f"{n}.png"}) for n in range(8)))
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(layouts.picture(number))
+    assert sum(source.num_images for source in load(tmp_path / "rows.json").values()) == 8

@@ -19,7 +19,7 @@ from modeling_asymvlm.commands.publish import main
 from modeling_asymvlm.model.checkpoint_code import AUTO_MAP, code_files
 from modeling_asymvlm.publishing.upload import upload
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
-from modeling_asymvlm.reporting.model_card import run_example_isolated
+from modeling_asymvlm.reporting.usage_example import run_example_isolated
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 from tests.support.hub_stand_in import hub_stand_in
 from tests.support.tiny_models import make_tiny_clip, make_tiny_processor
@@ -30,6 +30,7 @@ from tests.support.training import make_pairs
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NAME = "org/tiny-asymvlm"
+TEXTS = ["a picture", "a small red circle"]
 CODE = {file.name for file in code_files()}
 TRAVELS = CODE | {
     "README.md",
@@ -56,7 +57,7 @@ def checkpoint(tmp_path_factory) -> Path:
         **evaluate_split(model, make_pairs(0, 20, 60).split),
         "time": {"features": 1.0, "training": 2.0, "evaluation": 3.0},
     }
-    results = {"broken_images": [str(folder / "broken.png")], "test": test}
+    results = {"broken_images": [str(folder / "broken.png")], "test": test, "example_texts": TEXTS}
     (folder / "all_results.json").write_text(json.dumps(results))
     (folder / "reliability.png").write_bytes(b"a plot")
     for private in ("optimizer.pt", "training_args.bin", "training_args.json", "embeddings/captions/train.parquet"):
@@ -128,11 +129,21 @@ def test_the_card_shows_what_its_example_printed_without_the_package(dry_run):
     example = card.content.partition("```python\n")[2].partition("```")[0]
     assert f'AutoModel.from_pretrained("{NAME}", trust_remote_code=True)' in example
     printed = run_example_isolated(example.replace(NAME, str(folder)))
+    assert [line.split(maxsplit=1)[1] for line in printed.splitlines()] == TEXTS
     assert "a small red circle" in printed and f"prints\n\n```\n{printed}```" in card.content
     measured = json.loads((folder / "all_results.json").read_text())["test"]["retrieval"]
     assert {figure.metric_name: figure.metric_value for figure in card.data.eval_results} == {
         name: round(value, 5) for name, value in measured.items()
     }
+
+
+def test_a_card_of_results_without_texts_shows_what_the_model_gives(copied, tmp_path, capsys):
+    results = json.loads((copied / "all_results.json").read_text())
+    del results["example_texts"]
+    (copied / "all_results.json").write_text(json.dumps(results))
+    code, _, error = run(capsys, copied, "--repo_id", NAME, "--dry-run", "--output", tmp_path / "upload")
+    assert code == 0, error
+    assert "prints\n\n```\ntorch.Size([2, " in (tmp_path / "upload" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("cut", ["lfs", "commit"])

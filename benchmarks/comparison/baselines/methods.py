@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.small_data import EVERY_SPECIFICITY
 from benchmarks.small_data import RECOMMENDED as SMALL_DATA
+from modeling_asymvlm.training.arguments import AsymVLMTrainingArguments
 
 from .asymvlm import AsymVLM
 from .cosine import Cosine
@@ -44,21 +45,23 @@ class Entry:
 
 VMF, PS = "vmf", "power_spherical"
 
-# As in AsymVLMTrainingArguments and the defaults of train_asymvlm.py.
-DEFAULT_HEAD = {"num_hidden_layers": 1}
-DEFAULT_TRAINING = {"learning_rate": 3e-3, "weight_decay": 1.0, "num_epochs": 10}
+DEFAULT_TRAINING: dict[str, Any] = {
+    "learning_rate": AsymVLMTrainingArguments.learning_rate,
+    "weight_decay": AsymVLMTrainingArguments.weight_decay,
+    "num_epochs": int(AsymVLMTrainingArguments.num_train_epochs),
+}
 
 
 def _asymvlm(label: str, distribution: str, **settings: Any) -> Entry:
     drawn = not settings
-    settings = {"distribution": distribution, **DEFAULT_HEAD, **settings}
+    settings = {"distribution": distribution, **settings}
     return Entry(label, AsymVLM, settings, Training(**DEFAULT_TRAINING), drawn)
 
 
 def _recommended(label: str, distribution: str, recommendation: tuple[dict, dict]) -> Entry:
     head, arguments = recommendation
     training = {name.replace("num_train_epochs", "num_epochs"): value for name, value in arguments.items()}
-    settings = {"distribution": distribution, **DEFAULT_HEAD, **head}
+    settings = {"distribution": distribution, **head}
     return Entry(label, AsymVLM, settings, Training(**{**DEFAULT_TRAINING, **training}), drawn=distribution == PS)
 
 
