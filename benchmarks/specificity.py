@@ -28,7 +28,7 @@ from modeling_asymvlm.evaluation import (
     specificity_correlation,
     top_k_both_ways,
 )
-from modeling_asymvlm.reporting.evaluate_model import likelihood_scores
+from modeling_asymvlm.reporting.shipped_scores import likelihood_scores
 from modeling_asymvlm.reporting.specificity import evaluate_hierarchies, evaluate_word_removal
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 

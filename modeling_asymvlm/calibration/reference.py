@@ -114,6 +114,21 @@ class UncertaintyReference:
                 "UncertaintyReference.from_features, or load those that were saved with these weights."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "corpus": self.corpus,
+            "num_texts": self.num_texts,
+            "head": self.head,
+            "uncertainties": list(self.uncertainties),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """The inverse of [`to_dict`]. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        uncertainties = tuple(float(value) for value in content["uncertainties"])
+        return cls(content["corpus"], int(content["num_texts"]), uncertainties, content["head"])
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `reference_uncertainty.json` into the folder of a checkpoint, in one step."""
         content = {"format": FORMAT, "corpus": self.corpus, "num_texts": self.num_texts, "head": self.head}

@@ -1,11 +1,13 @@
 """What a trained model does on a split: its retrieval and uncertainty, as numbers and as a table."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..calibration.calibration import Calibration
 from ..evaluation import (
     EmbeddingScores,
     RetrievalPosterior,
@@ -26,52 +28,30 @@ from ..evaluation import (
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective import pair_scores
 from ..store.embedding_store import EmbeddingSplit
+from .confidence_figures import Side, confidence_figures, differences_to_backbone
+from .shipped_scores import corrected_scores, likelihood_scores
 from .tables import NUM_BINS
-
-
-@torch.no_grad()
-def likelihood_scores(model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> EmbeddingScores:
-    """
-    The log-likelihood ratio, in nats against the uniform density, of every image of a split under every caption; for a
-    deterministic model the cosine.
-
-    Args:
-        model (`AsymVLMModel`): in evaluation mode, on any device.
-        split (`EmbeddingSplit`): cached features.
-        batch_size (`int`, *optional*, defaults to 4096): texts at a time.
-
-    Returns:
-        Scores of shape `(captions, images)`; their `text_embeds` and `image_embeds` are the model's, on its device.
-    """
-    texts = split.text_features
-    text_embeds = torch.cat(
-        [
-            model(text_features=texts[start : start + batch_size].to(model.device)).text_embeds
-            for start in range(0, len(texts), batch_size)
-        ]
-    )
-    image_embeds = model(image_features=split.image_features[:].to(model.device)).image_embeds
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    return EmbeddingScores(text_embeds, image_embeds, partial(pair_scores, **law))
 
 
 def evaluate_split(
     model: AsymVLMModel,
     split: EmbeddingSplit,
     *,
+    calibration: Calibration | None = None,
     batch_size: int = 4096,
     logit_scale: float | None = None,
     num_resamples: int = 1000,
 ) -> dict[str, Any]:
     """
-    Evaluates a model on cached features.
+    Evaluates a model on cached features, text -> image with the evidence correction of its calibration.
 
     Args:
         model (`AsymVLMModel`): in evaluation mode, on any device.
         split (`EmbeddingSplit`): the images are the gallery, the captions the queries, and the other way round.
+        calibration (`Calibration`, *optional*): of the model's head.
         batch_size (`int`, *optional*, defaults to 4096): texts at a time.
         logit_scale (`float`, *optional*):
-            Temperature tau of the retrieval posterior; by default the model's own.
+            Temperature tau of the posterior of uncorrected scores; by default the model's own.
         num_resamples (`int`, *optional*, defaults to 1000): of the bootstrap over images.
 
     Returns:
@@ -82,7 +62,9 @@ def evaluate_split(
         metrics of [`~evaluation.posterior_metrics`]; `intervals`, 95 % bootstrap intervals over images, of the same
         keys; `risk_coverage`, the curve of each confidence at 200 coverages; `rank_correlation_with_ambiguity` where
         the captions' true ambiguity is known, and `specificity`, of the images whose captions have several levels in
-        a hierarchy, where there are such.
+        a hierarchy, where there are such. With a calibration also `uncorrected_retrieval`; `confidences`, every
+        confidence of a first image, as [`confidence_figures`] gives them; and `differences_to_backbone`, of R@1 and
+        the negative log-likelihood, with paired intervals.
         `concentration` and what is made from it are absent for a deterministic model; `uncertainty`, `posterior`,
         their curves and intervals with fewer than 10 images or captions.
     """
@@ -90,8 +72,10 @@ def evaluate_split(
     cosines = EmbeddingScores(
         split.text_features[:], scores.image_embeds, partial(pair_scores, distribution="deterministic")
     )
-    ranks = rank_both_ways(scores, split.text_image_index)
+    plain_ranks = rank_both_ways(scores, split.text_image_index)
     cosine_ranks = rank_both_ways(cosines, split.text_image_index)
+    corrected = None if calibration is None else corrected_scores(scores, model, calibration)
+    ranks = plain_ranks if corrected is None else _with_text_to_image(plain_ranks, corrected, split)
     results: dict[str, Any] = {
         "num_images": len(split.image_ids),
         "num_captions": len(split.captions),
@@ -105,8 +89,11 @@ def evaluate_split(
     if enough:
         tau = model.logit_scale.item() if logit_scale is None else logit_scale
         posterior = retrieval_posterior(scores, split.text_image_index, logit_scale=tau)
+        if corrected is not None:
+            shipped = retrieval_posterior(corrected, split.text_image_index, logit_scale=1.0)
+            posterior = replace(posterior, text_to_image=shipped.text_to_image)
         results["posterior"] = {"logit_scale": tau, **posterior_metrics(posterior, ranks, num_bins=NUM_BINS)}
-    if model.config.distribution != "deterministic":
+    if model.config.law.has_concentration:
         concentration = torch.linalg.vector_norm(scores.text_embeds, dim=-1).cpu()
         uncertainty = (1 / concentration).numpy()
         quantiles = torch.quantile(concentration.double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64))
@@ -121,7 +108,24 @@ def evaluate_split(
             if kept.any():
                 results["specificity"] = specificity_correlation(concentration.numpy()[kept], level[kept], group[kept])
     results |= _curves_and_intervals(ranks, np.asarray(split.text_image_index), uncertainty, posterior, num_resamples)
+    if calibration is not None:
+        results["uncorrected_retrieval"] = recall_at_k(plain_ranks)
+        if posterior is not None:
+            backbone = retrieval_posterior(cosines, split.text_image_index, logit_scale=calibration.backbone_scale)
+            sides = Side(ranks, posterior), Side(cosine_ranks, backbone)
+            results["confidences"] = confidence_figures(*sides, split, uncertainty, calibration, num_resamples)
+            results["differences_to_backbone"] = differences_to_backbone(*sides, split, num_resamples)
     return results
+
+
+def _with_text_to_image(ranks: RetrievalRanks, corrected: EmbeddingScores, split: EmbeddingSplit) -> RetrievalRanks:
+    """Ranks whose direction text -> image is that of corrected scores."""
+    of_corrected = rank_both_ways(corrected, split.text_image_index)
+    return replace(
+        ranks,
+        text_to_image_rank=of_corrected.text_to_image_rank,
+        text_to_image_top=of_corrected.text_to_image_top,
+    )
 
 
 def _curves_and_intervals(

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def move_into_place(source: Path, target: Path) -> None:
     flush_to_disk(source)
     source.replace(target)
     flush_to_disk(target.parent)
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Writes a file in one step, replacing what was there; an error or an interruption leaves that."""
+    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        unfinished.write_bytes(content)
+        move_into_place(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def replace_folder(finished: Path, path: Path) -> None:

@@ -1,11 +1,10 @@
 """Reading and writing JSON files, with errors that name the file and what to do."""
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
-from .durable_files import move_into_place
+from .durable_files import write_file
 
 
 # Larger files are data, not settings or records: to parse one takes several times its size in memory.
@@ -55,10 +54,5 @@ def write_json(file: str | Path, content: Any, *, allow_nan: bool = True) -> Non
     """
     file = Path(file)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=allow_nan) + "\n"
-    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        # Names of files may hold lone surrogates, which UTF-8 has not: backslashreplace writes them as JSON does.
-        unfinished.write_bytes(text.encode("utf-8", "backslashreplace"))
-        move_into_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # Names of files may hold lone surrogates, which UTF-8 has not: backslashreplace writes them as JSON does.
+    write_file(file, text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,159 @@
+"""The evidence correction of text -> image retrieval: images that every text likes are worth less.
+
+With a = tau, delta the log-likelihood of an image under a text, and T reference texts,
+
+    e(z)    = ln (1/|T|) sum_{t' in T} exp(a delta(t', z))            the evidence of an image, in nats
+    s(t, z) = sigma (a delta(t, z) - beta e(z))                       the corrected score
+
+is the pointwise mutual information ln p(z|t)/p(z) for sigma = beta = 1; a query bank in the manner of Bogolin et al.,
+"Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022), with the model's own likelihood as logit. sigma and
+beta are those of least negative log-likelihood of held-out captions over their gallery; beta = 0 leaves the ranking.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+# delta of every text with every image, (texts, images), from natural parameters and image vectors.
+PairScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+TILE_TEXTS, TILE_IMAGES = 1024, 2048
+NUM_FOLDS = 5
+MAX_QUERIES = 4096  # captions that sigma and beta are fitted on
+LARGEST_SCALE = 1e4  # of sigma, where every caption finds its own image
+
+
+@torch.no_grad()
+def log_evidence(
+    scores: PairScores, logit_scale: float, text_embeds: torch.Tensor, image_embeds: torch.Tensor
+) -> torch.Tensor:
+    """
+    ln of the mean likelihood of images under reference texts, to the power tau; one pass in tiles.
+
+    Args:
+        scores (`Callable`): delta, as [`pair_scores`] of a law.
+        logit_scale (`float`): tau.
+        text_embeds (`torch.Tensor` of shape `(references, dim)`): natural parameters.
+        image_embeds (`torch.Tensor` of shape `(images, dim)`): of any non-zero length.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(images,)`, in nats.
+    """
+    parts = []
+    for images in image_embeds.split(TILE_IMAGES):
+        peak = torch.full((len(images),), -math.inf, dtype=torch.float64)
+        total = torch.zeros(len(images), dtype=torch.float64)
+        for texts in text_embeds.split(TILE_TEXTS):
+            logits = scores(texts, images).mul_(logit_scale)  # (texts, images)
+            highest = logits.amax(dim=0)
+            new_peak = torch.maximum(peak, highest.double())
+            total *= (peak - new_peak).exp()
+            total += logits.sub_(new_peak.to(logits.dtype)).exp_().sum(dim=0).double()
+            peak = new_peak
+        parts.append(peak + total.log())
+    return torch.cat(parts) - math.log(len(text_embeds))
+
+
+@dataclass(frozen=True)
+class EvidenceCorrection:
+    """
+    What turns likelihoods into corrected scores; see the top of this module.
+
+    Attributes:
+        sigma (`float`): inverse temperature of the corrected score, > 0.
+        beta (`float`): weight of the evidence; 0 leaves the ranking as it was.
+    """
+
+    sigma: float
+    beta: float
+
+    @classmethod
+    def fit(
+        cls, logits: torch.Tensor, evidence: torch.Tensor, text_image_index: torch.Tensor, *, seed: int = 0
+    ) -> Self:
+        """
+        sigma and beta of least negative log-likelihood, beta only where it wins on captions that it was not fitted on.
+
+        Args:
+            logits (`torch.Tensor` of shape `(captions, images)`): tau delta of held-out captions with their gallery.
+            evidence (`torch.Tensor` of shape `(images,)`): of [`log_evidence`].
+            text_image_index (`torch.LongTensor` of shape `(captions,)`): the image of each caption.
+            seed (`int`, *optional*, defaults to 0): of the folds, which are over images.
+        """
+        folds = folds_of_images(text_image_index, NUM_FOLDS, seed)
+        gain = 0.0
+        for fold in range(NUM_FOLDS):
+            rest, own = folds != fold, folds == fold
+            if not own.any() or not rest.any():
+                continue
+            plain, corrected = (
+                cls(*_minimise(logits[rest], evidence, text_image_index[rest], with_evidence))
+                for with_evidence in (False, True)
+            )
+            losses = [
+                F.cross_entropy(each.apply(logits[own], evidence), text_image_index[own], reduction="sum").item()
+                for each in (plain, corrected)
+            ]
+            gain += losses[0] - losses[1]
+        return cls(*_minimise(logits, evidence, text_image_index, with_evidence=gain > 0))
+
+    @staticmethod
+    def fit_scale(scores: torch.Tensor, text_image_index: torch.Tensor) -> float:
+        """The inverse temperature of least negative log-likelihood of scores, `(captions, images)`."""
+        start = 1 / float(scores.double().std().clamp(min=1e-12))
+        return start * _minimise(start * scores, scores.new_zeros(scores.shape[1]), text_image_index, False)[0]
+
+    def apply(self, logits: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+        """Corrected scores, `(captions, images)`, of tau delta and the evidence of the images."""
+        return self.sigma * (logits - self.beta * evidence.to(logits.dtype))
+
+
+def folds_of_images(text_image_index: torch.Tensor, num_folds: int, seed: int) -> torch.Tensor:
+    """The fold of each caption, `(captions,)`: captions of an image share one."""
+    num_images = int(text_image_index.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randperm(num_images, generator=generator) % num_folds)[text_image_index]
+
+
+def _minimise(
+    logits: torch.Tensor, evidence: torch.Tensor, index: torch.Tensor, with_evidence: bool
+) -> tuple[float, float]:
+    """(sigma, beta) of least mean cross entropy, by Newton's method on (sigma, sigma beta), in which it is convex."""
+    forms = [logits.double()] + ([-evidence.double().expand_as(logits)] if with_evidence else [])
+    parameters = torch.tensor([1.0] + [0.3] * with_evidence, dtype=torch.float64)
+    own = torch.stack([form.gather(1, index[:, None])[:, 0] for form in forms], dim=1)  # (captions, parameters)
+
+    def loss_at(point: torch.Tensor) -> torch.Tensor:
+        total = sum(weight * form for weight, form in zip(point, forms, strict=True))
+        return (total.logsumexp(dim=1) - own @ point).mean()
+
+    loss = loss_at(parameters)
+    for _ in range(50):
+        probability = sum(weight * form for weight, form in zip(parameters, forms, strict=True)).softmax(dim=1)
+        means = torch.stack([(probability * form).sum(dim=1) for form in forms], dim=1)
+        gradient = (means - own).mean(dim=0)
+        second = torch.stack(
+            [torch.stack([(probability * one * two).sum(dim=1) for two in forms], dim=1) for one in forms], dim=1
+        )
+        hessian = (second - means[:, :, None] * means[:, None, :]).mean(dim=0)
+        step = torch.linalg.solve(hessian + 1e-12 * torch.eye(len(forms)), gradient)
+        share = 1.0
+        while share > 1e-6:
+            trial = parameters - share * step
+            if 0 < trial[0] < LARGEST_SCALE and (new := loss_at(trial)) <= loss:
+                break
+            share /= 2
+        else:
+            break
+        moved, parameters, loss = (parameters - trial).abs().max(), trial, new
+        if moved < 1e-9 * parameters.abs().max():
+            break
+    sigma = float(parameters[0])
+    beta = float(parameters[1]) / sigma if with_evidence else 0.0
+    return sigma, beta if np.isfinite(beta) and beta > 0 else 0.0
