@@ -95,6 +95,19 @@ def test_an_image_folder_gives_a_whole_model_that_reloads_with_its_processor(bac
     assert output.logits_per_image.shape == (1, 1)
     assert not (folder / "reliability.png").exists()  # four images do not fill ten bins
     assert EmbeddingStore(folder / "embeddings").splits == ["test", "train", "validation"]
+    texts = json.loads((folder / "all_results.json").read_text())["example_texts"]
+    validation = EmbeddingStore(folder / "embeddings").split("validation")
+    assert len(texts) == 4 and set(texts) <= set(validation.captions)
+    card = (folder / "README.md").read_text()
+    assert all(f"  {text}\n" in card and f'    "{text}",\n' in card for text in texts)
+
+    # figures of other data in the model's own folder: the card keeps the texts of the data that it was trained on
+    other = make_picture_folder(tmp_path / "other", 30)
+    run("--do_eval", "--model_name_or_path", folder, "--dataset_name_or_path", other, "--output_dir", folder)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["example_texts"] == texts and results["evaluation"]["dataset"] == "other"
+    card = (folder / "README.md").read_text()
+    assert all(f"  {text}\n" in card for text in texts)
 
 
 @pytest.mark.parametrize("options", [[], ["--streaming"]])
