@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 def save_model(vlm, tmp_path, save_backbone: bool):
     torch.manual_seed(3)
     vlm.save_pretrained(tmp_path / "clip")
-    model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=48, hidden_dropout_prob=0.0)
+    head = {"hidden_size": 48, "num_hidden_layers": 3, "hidden_dropout_prob": 0.0}
+    model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", **head)
     model.save_pretrained(tmp_path / "model", save_backbone=save_backbone)
     return tmp_path / "model"
 

@@ -78,7 +78,7 @@ def check_posterior(results, scores, split, scale):
 
 def test_another_temperature_changes_the_posterior_and_not_the_ranks():
     torch.manual_seed(0)
-    model = AsymVLMModel(AsymVLMConfig(projection_dim=12)).eval()
+    model = AsymVLMModel(AsymVLMConfig(projection_dim=12, num_hidden_layers=3)).eval()
     own, other = (evaluate_split(model, make_split(20, 60), num_resamples=2, logit_scale=tau) for tau in (None, 9.0))
     assert other["posterior"]["logit_scale"] == 9.0
     assert own["posterior"]["text_to_image"]["calibration"] != other["posterior"]["text_to_image"]["calibration"]

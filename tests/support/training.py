@@ -31,7 +31,8 @@ def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> 
 
 def head_model(**arguments) -> AsymVLMModel:
     torch.manual_seed(5)
-    return AsymVLMModel(AsymVLMConfig(projection_dim=24, hidden_size=32, **arguments))
+    head = {"projection_dim": 24, "hidden_size": 32, "num_hidden_layers": 3}
+    return AsymVLMModel(AsymVLMConfig(**{**head, **arguments}))
 
 
 def objective_on(model: AsymVLMModel, pairs: FeaturePairs) -> float:

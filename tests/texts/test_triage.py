@@ -36,7 +36,7 @@ IMAGES = ["a", "a", "b", "b", "b", "c", "d", "d", "a"]
 @pytest.fixture
 def model(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(1)
-    return AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="vmf").eval()
+    return AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="vmf", num_hidden_layers=3).eval()
 
 
 @pytest.fixture
