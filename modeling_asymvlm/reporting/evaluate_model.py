@@ -1,6 +1,5 @@
 """What a trained model does on a split: its retrieval and uncertainty, as numbers and as a table."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..evaluation import (
     specificity_correlation,
 )
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..model.objective import pair_scores
+from ..model.objective import Likelihood
 from ..store.embedding_store import EmbeddingSplit
 from .tables import NUM_BINS
 
@@ -51,8 +50,7 @@ def likelihood_scores(model: AsymVLMModel, split: EmbeddingSplit, *, batch_size:
         ]
     )
     image_embeds = model(image_features=split.image_features[:].to(model.device)).image_embeds
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    return EmbeddingScores(text_embeds, image_embeds, partial(pair_scores, **law))
+    return EmbeddingScores(text_embeds, image_embeds, model.config.law.scores)
 
 
 def evaluate_split(
@@ -87,9 +85,7 @@ def evaluate_split(
         their curves and intervals with fewer than 10 images or captions.
     """
     scores = likelihood_scores(model, split, batch_size=batch_size)
-    cosines = EmbeddingScores(
-        split.text_features[:], scores.image_embeds, partial(pair_scores, distribution="deterministic")
-    )
+    cosines = EmbeddingScores(split.text_features[:], scores.image_embeds, Likelihood("deterministic").scores)
     ranks = rank_both_ways(scores, split.text_image_index)
     cosine_ranks = rank_both_ways(cosines, split.text_image_index)
     results: dict[str, Any] = {
@@ -106,7 +102,7 @@ def evaluate_split(
         tau = model.logit_scale.item() if logit_scale is None else logit_scale
         posterior = retrieval_posterior(scores, split.text_image_index, logit_scale=tau)
         results["posterior"] = {"logit_scale": tau, **posterior_metrics(posterior, ranks, num_bins=NUM_BINS)}
-    if model.config.distribution != "deterministic":
+    if model.config.law.has_concentration:
         concentration = torch.linalg.vector_norm(scores.text_embeds, dim=-1).cpu()
         uncertainty = (1 / concentration).numpy()
         quantiles = torch.quantile(concentration.double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64))

@@ -85,7 +85,7 @@ def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit
     that was fitted to these gives them other concentrations than it gives to new texts.
     """
     (folder / REFERENCE_FILE).unlink(missing_ok=True)
-    if model.config.distribution != "deterministic":
+    if model.config.law.has_concentration:
         corpus = f"validation captions of {data['dataset']}"
         UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
 

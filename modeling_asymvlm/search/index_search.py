@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ..model.objective import log_normalizer
-from ..model.objective_tiles import LOWEST_COSINE
 from .certified_top_k import certified_top_k
 from .faiss_access import matrix_products
 from .gallery_scan import scan_gallery
@@ -267,15 +265,10 @@ class SearchableIndex(FlatIndex):
 
     def _likelihood(self, cosines: Any, concentration: Any, log_normalizers: Any) -> Any:
         """Scores of cosines, elementwise, torch tensors all."""
-        if self.distribution == "deterministic":
-            return cosines
-        if self.distribution == "vmf":
-            return concentration * cosines + log_normalizers
-        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
+        return self.law.scores_of_cosines(cosines, concentration, log_normalizers)
 
     def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
-        law = {"distribution": self.distribution, "normalizer": self.normalizer}
-        return log_normalizer(concentration, self.dim, **law)
+        return self.law.log_normalizer(concentration, self.dim)
 
     def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
         """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
@@ -283,7 +276,7 @@ class SearchableIndex(FlatIndex):
         return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale)[2]
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
-        if self.distribution == "deterministic":
+        if not self.law.has_concentration:
             return np.full_like(concentration, np.nan)
         with np.errstate(divide="ignore"):
             return 1 / concentration

@@ -79,8 +79,7 @@ def text_concentration(
     Raises:
         ValueError: for a deterministic model, whose texts are points.
     """
-    if model.config.distribution == "deterministic":
-        raise ValueError("A model with distribution='deterministic' has no concentration.")
+    model.config.law.check_concentration()
     parts = []
     for start in range(0, len(texts), batch_size):
         inputs = processor(text=list(texts[start : start + batch_size]), padding=True, return_tensors="pt")

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..model.distributions import PowerSpherical, VonMisesFisher
 from ..model.modeling_asymvlm import AsymVLMModel
 from .divergences import TextLaw, directional_divergence
 from .near_duplicates import NearDuplicates, gathered, keep_nearest, law_of, near_duplicates
@@ -72,16 +71,14 @@ def triage(
     Raises:
         ValueError: for a deterministic model, a model without a backbone, and no caption.
     """
-    if model.config.distribution == "deterministic":
-        raise ValueError("A model with distribution='deterministic' gives points, not distributions to compare.")
+    distribution_class = model.config.law.distribution_class
     if not captions:
         raise ValueError("There are no captions.")
     distinct = list(dict.fromkeys(captions))
     number_of = {text: number for number, text in enumerate(distinct)}
     number = np.array([number_of[text] for text in captions])
     eta, cut = _embedded(model, tokenizer, distinct, batch_size, progress)
-    law = VonMisesFisher if model.config.distribution == "vmf" else PowerSpherical
-    texts = law.from_natural_parameter(eta, validate_args=False)
+    texts = distribution_class.from_natural_parameter(eta, validate_args=False)
     duplicates = _with_equal_captions(near_duplicates(texts, duplicate_divergence, progress=progress), number)
     images = None if image_ids is None else np.unique(np.asarray(image_ids), return_inverse=True)[1]
     contradiction, divergence, threshold = _contradictions(texts, number, images, contradiction_quantile)
