@@ -16,7 +16,6 @@ import torch
 
 from benchmarks.common import machine, print_table, train_head
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.model.objective import unified_loss
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -25,14 +24,16 @@ from modeling_asymvlm.training.batches import FeaturePairs
 
 @torch.no_grad()
 def validation_loss(model: AsymVLMModel, split: EmbeddingSplit) -> float:
-    """The objective over the whole split at once, other captions of an image masked, with the model's own laws."""
+    """The objective over the whole split at once, other captions of an image masked, with the model's own law."""
     model.eval()
     pairs = FeaturePairs(split)
     output = model(**pairs.__getitems__(range(len(pairs))), return_logits=False)
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    ids = split.text_image_index
-    loss = unified_loss(
-        output.text_embeds, output.image_embeds, model.logit_scale, image_ids=ids, tile_size=1024, **law
+    loss = model.config.law.loss(
+        output.text_embeds,
+        output.image_embeds,
+        model.logit_scale,
+        image_ids=split.text_image_index,
+        tile_size=1024,
     )
     return loss.item()
 

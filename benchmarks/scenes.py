@@ -33,7 +33,7 @@ from modeling_asymvlm.evaluation import (
     retrieval_uncertainty_metrics,
     uncertainty_metrics,
 )
-from modeling_asymvlm.model.objective import pair_scores
+from modeling_asymvlm.model.objective import Likelihood
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
 
@@ -42,10 +42,9 @@ def test_scores(model: AsymVLMModel | None, split: EmbeddingSplit) -> tuple[torc
     """Scores of shape (captions, images) and kappa of a head, or the cosine of the backbone's own features."""
     text_features, image_features = split.text_features[:], split.image_features[:]
     if model is None:
-        return pair_scores(text_features, image_features, distribution="deterministic"), None
+        return Likelihood("deterministic").scores(text_features, image_features), None
     eta = model.get_text_features(text_features=text_features).pooler_output
-    law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
-    return pair_scores(eta, image_features, **law), torch.linalg.vector_norm(eta, dim=-1)
+    return model.config.law.scores(eta, image_features), torch.linalg.vector_norm(eta, dim=-1)
 
 
 def main() -> None:
@@ -112,7 +111,8 @@ def main() -> None:
         for seed in arguments.seeds:
             model, figures = train_head(splits, seed=seed, config=config, training=training)
             scores, concentration = test_scores(model, splits["test"])
-            runs.append({**judged(scores, None if name == "deterministic" else 1 / concentration), **figures})
+            uncertainty = 1 / concentration if model.config.law.has_concentration else None
+            runs.append({**judged(scores, uncertainty), **figures})
         rows.append(row(name, runs))
         print(f"done: {name}", flush=True)
     print()

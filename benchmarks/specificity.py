@@ -120,7 +120,7 @@ def main() -> None:
         from_file = None if arguments.hierarchies is None else read_hierarchies(arguments.hierarchies)
     except (OSError, ValueError, KeyError) as error:
         parser.error(str(error))
-    if model.vlm is None or model.config.distribution == "deterministic":
+    if model.vlm is None or not model.config.law.has_concentration:
         parser.error(
             f"{str(arguments.model)!r} must be a probabilistic model with its backbone: it is to embed texts."
         )

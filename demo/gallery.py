@@ -1,7 +1,7 @@
 """What the page asks of a model: how certain a prompt is, which pictures it finds, which captions a picture finds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -217,8 +217,7 @@ def _distinct_captions(model: AsymVLMModel, split: EmbeddingSplit) -> TextIndex:
     rows = {caption: row for row, caption in reversed(list(enumerate(split.captions)))}
     index = TextIndex(
         split.dim,
-        distribution=model.config.distribution,
-        normalizer=model.config.normalizer,
+        **asdict(model.config.law),
         logit_scale=model.logit_scale.item(),
     )
     index.add(_embedded(model, split.text_features[torch.tensor(list(rows.values()))]), list(rows))

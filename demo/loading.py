@@ -77,8 +77,7 @@ def open_model(name: str) -> tuple[AsymVLMModel, Any]:
     model = AsymVLMModel.from_pretrained(name).eval()
     if model.vlm is None:
         raise ValueError(f"{name!r} is a head without a backbone, which embeds no words: name a whole checkpoint.")
-    if model.config.distribution == "deterministic":
-        raise ValueError(f"{name!r} is deterministic: its texts have no uncertainty to show.")
+    model.config.law.check_concentration(repr(name))
     return model, AutoProcessor.from_pretrained(name)
 
 

@@ -83,8 +83,7 @@ class UncertaintyReference:
         Raises:
             ValueError: for a deterministic model, and as [`from_concentration`].
         """
-        if model.config.distribution == "deterministic":
-            raise ValueError("A model with distribution='deterministic' has no uncertainty to refer to.")
+        model.config.law.check_concentration()
         parts = [
             model(text_features=text_features[start : start + TEXTS_PER_PASS].to(model.device)).concentration.cpu()
             for start in range(0, len(text_features), TEXTS_PER_PASS)

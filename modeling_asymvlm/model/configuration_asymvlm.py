@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 
 from .backbones import RemoteCodeConfig, embedding_dim, family_of
 from .checkpoint_code import AUTO_MAP, check_auto_map, copy_code, unchanged
-from .objective import check_choices
+from .objective import Likelihood
 from .text_inputs import text_context_length
 
 
@@ -47,8 +47,8 @@ class AsymVLMConfig(PreTrainedConfig):
             Configuration of the backbone, copied; a dictionary needs its `model_type`. Without one the model is a head
             alone, which takes cached features.
         distribution (`str`, *optional*, defaults to `"power_spherical"`):
-            Law of a text on the unit hypersphere: `"vmf"`, `"power_spherical"`, or `"deterministic"`, which trains
-            the same head with the cosine objective of CLIP.
+            Distribution of a text on the unit hypersphere: `"vmf"`, `"power_spherical"`, or `"deterministic"`,
+            which trains the same head with the cosine objective of CLIP.
         mean_direction (`str`, *optional*, defaults to `"learned"`):
             `"learned"`: eta = MLP(text features), kappa = ‖eta‖, mu = eta / kappa. `"backbone"`: mu is the direction
             of the backbone's own text features and only kappa is learned, kappa = `initial_concentration` *
@@ -83,8 +83,8 @@ class AsymVLMConfig(PreTrainedConfig):
             The backbone's features of a fixed example when the model was composed, reduced to a few numbers, by which
             loading a head-only checkpoint tells that its base has changed.
         save_backbone (`bool`, *optional*):
-            Whether `save_pretrained` writes the backbone's weights too. By default it does unless they are to be had
-            from a Hub repository at a known commit.
+            Whether `save_pretrained` writes the backbone's weights too. By default it does unless they are
+            available from a Hub repository at a known commit.
 
     Raises:
         ValueError: for a value out of the ranges above, or a field that this version does not know.
@@ -171,21 +171,27 @@ class AsymVLMConfig(PreTrainedConfig):
             super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
+    def law(self) -> Likelihood:
+        """What a text says of images, as `distribution` and `normalizer` name it now: scores, objective, classes."""
+        return Likelihood(self.distribution, self.normalizer)
+
+    @property
     def fixed_text_length(self) -> int | None:
         """Tokens that every text has for the backbone, or `None` if texts may differ in length."""
         return None if self.text_use_attention_mask else self.text_max_length
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value out of range."""
-        check_choices(self.distribution, self.normalizer)
+        law = self.law
         if self.mean_direction not in MEAN_DIRECTIONS:
             raise ValueError(
                 f"Unknown mean_direction {self.mean_direction!r}: choose one of {', '.join(MEAN_DIRECTIONS)}."
             )
-        if self.distribution == "deterministic" and self.mean_direction == "backbone":
+        if not law.has_concentration and self.mean_direction == "backbone":
             raise ValueError(
-                "distribution='deterministic' learns a direction only, so mean_direction='backbone' leaves nothing to "
-                "learn: choose mean_direction='learned' or 'refined', or a distribution with a concentration."
+                f"distribution={self.distribution!r} learns a direction only, so mean_direction='backbone' leaves "
+                "nothing to learn: choose mean_direction='learned' or 'refined', or a distribution with a "
+                "concentration."
             )
         for name, smallest in (("projection_dim", 2), ("hidden_size", 1), ("num_hidden_layers", 0)):
             value = getattr(self, name)

@@ -115,10 +115,10 @@ class PowerSpherical(Directional):
         return power_spherical_cosines(concentration, self.dim, generator)
 
 
-_Law = VonMisesFisher | PowerSpherical | HypersphericalUniform
+_Distribution = VonMisesFisher | PowerSpherical | HypersphericalUniform
 
 
-def product(*distributions: _Law) -> _Law:
+def product(*distributions: _Distribution) -> _Distribution:
     """
     Law whose density is proportional to the product of the given densities: a fusion of independent evidence.
 
@@ -136,7 +136,7 @@ def product(*distributions: _Law) -> _Law:
         TypeError: if there is none, or if the laws are of different or of other kinds.
         ValueError: if the dimensions differ.
     """
-    if not distributions or not all(isinstance(each, _Law) for each in distributions):
+    if not distributions or not all(isinstance(each, _Distribution) for each in distributions):
         raise TypeError(f"product takes one or more directional laws, got {distributions}.")
     if len({each.dim for each in distributions}) > 1:
         raise ValueError(f"The laws of a product must share a dimension, got {[each.dim for each in distributions]}.")

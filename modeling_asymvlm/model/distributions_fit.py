@@ -22,7 +22,7 @@ from .distributions_entropy import (
 NEWTON_STEPS = 12
 MAX_DIRECTION_STEPS = 200
 
-_Law = Callable[[torch.Tensor, int], torch.Tensor]
+_Moment = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def _power_spherical_concentration(shortfall: torch.Tensor, dim: int) -> torch.T
     return _newton(start, shortfall, dim, power_spherical_mean_log_shortfall, power_spherical_log_variance)
 
 
-def _newton(start: torch.Tensor, target: torch.Tensor, dim: int, slope: _Law, variance: _Law) -> torch.Tensor:
+def _newton(start: torch.Tensor, target: torch.Tensor, dim: int, slope: _Moment, variance: _Moment) -> torch.Tensor:
     concentration = start
     for _ in range(NEWTON_STEPS):
         step = (slope(concentration, dim) - target) / variance(concentration, dim)

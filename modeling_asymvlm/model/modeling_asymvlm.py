@@ -14,7 +14,7 @@ from .backbones import backbone_class, image_features_of, text_features_of
 from .checkpoint_saving import AsymVLMPreTrainedModel
 from .configuration_asymvlm import AsymVLMConfig
 from .distributions import PowerSpherical, VonMisesFisher
-from .objective import at_least_float32, pair_scores, unified_loss
+from .objective import at_least_float32
 from .text_head import ProbabilisticTextHead
 from .text_inputs import prepare_text
 
@@ -216,10 +216,9 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         Raises:
             ValueError: if the model is deterministic.
         """
-        if self.config.distribution == "deterministic":
-            raise ValueError("A model with distribution='deterministic' gives points, not distributions.")
-        law = VonMisesFisher if self.config.distribution == "vmf" else PowerSpherical
-        return law.from_natural_parameter(self.get_text_features(**text_inputs, return_dict=True).pooler_output)
+        distribution_class = self.config.law.distribution_class
+        text_embeds = self.get_text_features(**text_inputs, return_dict=True).pooler_output
+        return distribution_class.from_natural_parameter(text_embeds)
 
     @can_return_tuple
     def forward(
@@ -277,12 +276,12 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
                 image_features,
                 return_dict=True,
             ).pooler_output
-        law = {"distribution": self.config.distribution, "normalizer": self.config.normalizer}
+        law = self.config.law
         if text_embeds is not None and image_embeds is not None:
             if return_logits:
-                logits_per_text = self.logit_scale * pair_scores(text_embeds, image_embeds, **law)
+                logits_per_text = self.logit_scale * law.scores(text_embeds, image_embeds)
             if return_loss:
-                loss = unified_loss(text_embeds, image_embeds, self.logit_scale, image_ids=image_ids, **law)
+                loss = law.loss(text_embeds, image_embeds, self.logit_scale, image_ids=image_ids)
         return AsymVLMOutput(
             loss=loss,
             logits_per_image=None if logits_per_text is None else logits_per_text.T,

@@ -17,24 +17,19 @@ the reference code; the Power Spherical normaliser of the reference code is exac
 All computation is in float32 at least, whatever the input dtype and the autocast state.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from .distributions import PowerSpherical, VonMisesFisher
 from .log_normalizers import power_spherical_log_normalizer, vmf_log_normalizer, vmf_log_normalizer_paper
-from .objective_tiles import LOWEST_COSINE, ContrastiveLoss
+from .objective_tiles import LOWEST_COSINE, ContrastiveLoss, GatherRows, check_equal_batches
 
 
 DISTRIBUTIONS = ("vmf", "power_spherical", "deterministic")
 NORMALIZERS = ("exact", "paper")
-
-
-def check_choices(distribution: str, normalizer: str) -> None:
-    """Raises `ValueError` unless both names are among `DISTRIBUTIONS` and `NORMALIZERS`."""
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"Unknown distribution {distribution!r}: choose one of {', '.join(DISTRIBUTIONS)}.")
-    if normalizer not in NORMALIZERS:
-        raise ValueError(f"Unknown normalizer {normalizer!r}: choose one of {', '.join(NORMALIZERS)}.")
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -42,27 +37,157 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def log_normalizer(
-    concentration: torch.Tensor, dim: int, *, distribution: str, normalizer: str = "exact"
-) -> torch.Tensor:
+@dataclass(frozen=True)
+class Likelihood:
     """
-    Log-normaliser relative to the uniform density, G_d(kappa) = ln C_d(kappa) - ln C_d(0), of the named law.
+    What a text says of images: its distribution and the normaliser of that, under their names in a configuration,
+    which gives this object as [`AsymVLMConfig.law`].
 
     Args:
-        concentration (`torch.Tensor` of any shape): kappa >= 0.
-        dim (`int`): dimension d >= 2 of the ambient space.
-        distribution (`str`): `"vmf"`, `"power_spherical"` or `"deterministic"` (for which it is 0).
+        distribution (`str`): `"vmf"`, `"power_spherical"` or `"deterministic"`.
         normalizer (`str`, *optional*, defaults to `"exact"`): `"exact"` or `"paper"`.
 
-    Returns:
-        `torch.Tensor` of the shape of `concentration`, float64 for float64 input and float32 otherwise.
+    Raises:
+        ValueError: for an unknown name.
     """
-    check_choices(distribution, normalizer)
-    if distribution == "deterministic":
-        return torch.zeros_like(at_least_float32(concentration))
-    if distribution == "power_spherical":
-        return power_spherical_log_normalizer(concentration, dim)
-    return (vmf_log_normalizer if normalizer == "exact" else vmf_log_normalizer_paper)(concentration, dim)
+
+    distribution: str
+    normalizer: str = "exact"
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"Unknown distribution {self.distribution!r}: choose one of {', '.join(DISTRIBUTIONS)}.")
+        if self.normalizer not in NORMALIZERS:
+            raise ValueError(f"Unknown normalizer {self.normalizer!r}: choose one of {', '.join(NORMALIZERS)}.")
+
+    @property
+    def has_concentration(self) -> bool:
+        """Whether texts are distributions with a concentration; the texts of `"deterministic"` are points."""
+        return self.distribution != "deterministic"
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the score of an image is linear in its unit vector, so that an inner product gives it."""
+        return self.distribution != "power_spherical"
+
+    @property
+    def distribution_class(self) -> type[VonMisesFisher] | type[PowerSpherical]:
+        """The class of a text's distribution. Raises `ValueError` for `"deterministic"`."""
+        self.check_concentration()
+        return VonMisesFisher if self.is_linear else PowerSpherical
+
+    def check_concentration(self, source: str = "A model") -> None:
+        """Raises `ValueError`, which begins with `source`, if texts have no concentration."""
+        if not self.has_concentration:
+            others = " or ".join(repr(name) for name in DISTRIBUTIONS if Likelihood(name).has_concentration)
+            raise ValueError(
+                f"{source} with distribution={self.distribution!r} gives points, not distributions: it has no "
+                f"concentration, and so no uncertainty. Use one that was trained with distribution={others}."
+            )
+
+    def log_normalizer(self, concentration: torch.Tensor, dim: int) -> torch.Tensor:
+        """
+        Log-normaliser relative to the uniform density, G_d(kappa) = ln C_d(kappa) - ln C_d(0).
+
+        Args:
+            concentration (`torch.Tensor` of any shape): kappa >= 0.
+            dim (`int`): dimension d >= 2 of the ambient space.
+
+        Returns:
+            `torch.Tensor` of the shape of `concentration`, float64 for float64 input and float32 otherwise; 0 for
+            `"deterministic"`.
+        """
+        if not self.has_concentration:
+            return torch.zeros_like(at_least_float32(concentration))
+        if not self.is_linear:
+            return power_spherical_log_normalizer(concentration, dim)
+        return (vmf_log_normalizer if self.normalizer == "exact" else vmf_log_normalizer_paper)(concentration, dim)
+
+    def scores_of_cosines(
+        self, cosines: torch.Tensor, concentration: torch.Tensor, log_normalizers: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores delta of cosines mu'z, elementwise, with kappa and G_d(kappa) of the texts; shapes broadcast."""
+        if not self.has_concentration:
+            return cosines
+        if self.is_linear:
+            return concentration * cosines + log_normalizers
+        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
+
+    def scores(self, text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """Scores `(num_texts, num_images)` of every text with every image; see [`pair_scores`]."""
+        if text_embeds.ndim != 2 or image_embeds.ndim != 2 or text_embeds.shape[1] != image_embeds.shape[1]:
+            raise ValueError(
+                f"Expected text_embeds (num_texts, dim) and image_embeds (num_images, dim) of equal dim, got shapes "
+                f"{tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}."
+            )
+        with torch.autocast(device_type=text_embeds.device.type, enabled=False):
+            dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
+            text_embeds, image_embeds = text_embeds.to(dtype), image_embeds.to(dtype)
+            images = F.normalize(image_embeds, dim=-1)
+            if not self.has_concentration:
+                return F.normalize(text_embeds, dim=-1) @ images.T
+            concentration = torch.linalg.vector_norm(text_embeds, dim=-1, keepdim=True)  # (num_texts, 1)
+            log_normalizers = self.log_normalizer(concentration, text_embeds.shape[1])
+            if self.is_linear:
+                return text_embeds @ images.T + log_normalizers
+            cosines = F.normalize(text_embeds, dim=-1) @ images.T  # (num_texts, num_images)
+            return self.scores_of_cosines(cosines, concentration, log_normalizers)
+
+    def loss(
+        self,
+        text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        logit_scale: torch.Tensor | float,
+        *,
+        image_ids: torch.Tensor | None = None,
+        tile_size: int | None = None,
+        gather: bool = True,
+    ) -> torch.Tensor:
+        """The unified objective of a batch of matching pairs, in nats, of shape `()`; see [`unified_loss`]."""
+        if text_embeds.shape != image_embeds.shape or text_embeds.ndim != 2:
+            raise ValueError(
+                "The objective needs matching pairs: text_embeds and image_embeds of one shape (batch, dim), got "
+                f"{tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}."
+            )
+        if image_ids is not None and image_ids.shape != text_embeds.shape[:1]:
+            raise ValueError(f"image_ids must have shape ({text_embeds.shape[0]},), got {tuple(image_ids.shape)}.")
+        if tile_size is not None and tile_size < 1:
+            raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
+
+        spread = gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        offset = 0
+        if spread:
+            check_equal_batches(text_embeds.shape[0], text_embeds.device)
+            offset = dist.get_rank() * text_embeds.shape[0]
+        elif text_embeds.shape[0] < 2:
+            raise ValueError(
+                f"A contrastive objective needs at least two pairs in a batch, got {text_embeds.shape[0]}."
+            )
+        with torch.autocast(device_type=text_embeds.device.type, enabled=False):
+            images, *texts = self._linear_forms(text_embeds, image_embeds, logit_scale)
+            ids = image_ids
+            if spread:  # texts travel, images stay; the columns' log-sum-exp is merged
+                texts = [None if part is None else GatherRows.apply(part) for part in texts]
+                ids = None if image_ids is None else GatherRows.apply(image_ids)
+            return ContrastiveLoss.apply(images, *texts, ids, offset, tile_size, spread)
+
+    def _linear_forms(
+        self, text_embeds: torch.Tensor, image_embeds: torch.Tensor, logit_scale: torch.Tensor | float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        What [`ContrastiveLoss`] takes: the unit vectors of the images, and of the texts the vectors `(batch, dim)`,
+        scales and biases `(batch,)` whose logits are tau delta. All are of one dtype, float32 at least.
+        """
+        dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
+        text_embeds, images = text_embeds.to(dtype), F.normalize(image_embeds.to(dtype), dim=-1)
+        tau = torch.as_tensor(logit_scale, device=text_embeds.device).to(dtype)
+        if not self.has_concentration:
+            return images, tau * F.normalize(text_embeds, dim=-1), None, None
+        concentration = torch.linalg.vector_norm(text_embeds, dim=-1)  # (batch,)
+        biases = tau * self.log_normalizer(concentration, text_embeds.shape[1])
+        if self.is_linear:
+            return images, tau * text_embeds, None, biases
+        return images, F.normalize(text_embeds, dim=-1), tau * concentration, biases
 
 
 def pair_scores(
@@ -86,78 +211,7 @@ def pair_scores(
     Raises:
         ValueError: for an unknown name or for inputs that are not matrices of equal width.
     """
-    check_choices(distribution, normalizer)
-    if text_embeds.ndim != 2 or image_embeds.ndim != 2 or text_embeds.shape[1] != image_embeds.shape[1]:
-        raise ValueError(
-            f"Expected text_embeds (num_texts, dim) and image_embeds (num_images, dim) of equal dim, got shapes "
-            f"{tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}."
-        )
-    with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
-        text_embeds, image_embeds = text_embeds.to(dtype), image_embeds.to(dtype)
-        images = F.normalize(image_embeds, dim=-1)
-        if distribution == "deterministic":
-            return F.normalize(text_embeds, dim=-1) @ images.T
-        concentration = torch.linalg.vector_norm(text_embeds, dim=-1, keepdim=True)  # (num_texts, 1)
-        log_normalizers = log_normalizer(
-            concentration, text_embeds.shape[1], distribution=distribution, normalizer=normalizer
-        )
-        if distribution == "vmf":
-            return text_embeds @ images.T + log_normalizers
-        cosines = F.normalize(text_embeds, dim=-1) @ images.T  # (num_texts, num_images)
-        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
-
-
-class _GatherRows(torch.autograd.Function):
-    """All processes' rows, in rank order; the backward pass sums every process's gradient of the own rows."""
-
-    @staticmethod
-    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
-        ctx.num_rows = rows.shape[0]
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.num_rows :][: ctx.num_rows]
-
-
-def _linear_forms(
-    text_embeds: torch.Tensor,
-    image_embeds: torch.Tensor,
-    logit_scale: torch.Tensor | float,
-    distribution: str,
-    normalizer: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """
-    What [`ContrastiveLoss`] takes: the unit vectors of the images, and of the texts the vectors `(batch, dim)`, scales
-    and biases `(batch,)` whose logits are tau delta. All are of one dtype, float32 at least.
-    """
-    dtype = torch.promote_types(at_least_float32(text_embeds).dtype, at_least_float32(image_embeds).dtype)
-    text_embeds, images = text_embeds.to(dtype), F.normalize(image_embeds.to(dtype), dim=-1)
-    tau = torch.as_tensor(logit_scale, device=text_embeds.device).to(dtype)
-    if distribution == "deterministic":
-        return images, tau * F.normalize(text_embeds, dim=-1), None, None
-    concentration = torch.linalg.vector_norm(text_embeds, dim=-1)  # (batch,)
-    biases = tau * log_normalizer(
-        concentration, text_embeds.shape[1], distribution=distribution, normalizer=normalizer
-    )
-    if distribution == "vmf":
-        return images, tau * text_embeds, None, biases
-    return images, F.normalize(text_embeds, dim=-1), tau * concentration, biases
-
-
-def _check_equal_batches(num_rows: int, device: torch.device) -> None:
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([num_rows], device=device))
-    if len({int(size) for size in sizes}) > 1:
-        raise ValueError(
-            f"Every process needs the same number of pairs in a batch, got {[int(size) for size in sizes]}: "
-            "train with dataloader_drop_last=True."
-        )
+    return Likelihood(distribution, normalizer).scores(text_embeds, image_embeds)
 
 
 def unified_loss(
@@ -204,29 +258,6 @@ def unified_loss(
         ValueError: for unknown names, shapes that disagree, fewer than two pairs, a tile size below one, or processes
             with unequal numbers of pairs.
     """
-    check_choices(distribution, normalizer)
-    if text_embeds.shape != image_embeds.shape or text_embeds.ndim != 2:
-        raise ValueError(
-            "The objective needs matching pairs: text_embeds and image_embeds of one shape (batch, dim), got "
-            f"{tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}."
-        )
-    if image_ids is not None and image_ids.shape != text_embeds.shape[:1]:
-        raise ValueError(f"image_ids must have shape ({text_embeds.shape[0]},), got {tuple(image_ids.shape)}.")
-    if tile_size is not None and tile_size < 1:
-        raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
-
-    spread = gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    offset = 0
-    if spread:
-        _check_equal_batches(text_embeds.shape[0], text_embeds.device)
-        offset = dist.get_rank() * text_embeds.shape[0]
-    elif text_embeds.shape[0] < 2:
-        raise ValueError(f"A contrastive objective needs at least two pairs in a batch, got {text_embeds.shape[0]}.")
-    with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        forms = _linear_forms(text_embeds, image_embeds, logit_scale, distribution, normalizer)
-        images, *texts = forms
-        ids = image_ids
-        if spread:  # texts travel, images stay; the columns' log-sum-exp is merged
-            texts = [None if part is None else _GatherRows.apply(part) for part in texts]
-            ids = None if image_ids is None else _GatherRows.apply(image_ids)
-        return ContrastiveLoss.apply(images, *texts, ids, offset, tile_size, spread)
+    return Likelihood(distribution, normalizer).loss(
+        text_embeds, image_embeds, logit_scale, image_ids=image_ids, tile_size=tile_size, gather=gather
+    )

@@ -40,6 +40,34 @@ def rows_in_a_tile(num_columns: int, element_size: int, device: torch.device) ->
     return max(64, budget // (num_columns * element_size))
 
 
+class GatherRows(torch.autograd.Function):
+    """All processes' rows, in rank order; the backward pass sums every process's gradient of the own rows."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        ctx.num_rows = rows.shape[0]
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank() * ctx.num_rows :][: ctx.num_rows]
+
+
+def check_equal_batches(num_rows: int, device: torch.device) -> None:
+    """Raises `ValueError` unless every process has `num_rows` pairs in its batch."""
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([num_rows], device=device))
+    if len({int(size) for size in sizes}) > 1:
+        raise ValueError(
+            f"Every process needs the same number of pairs in a batch, got {[int(size) for size in sizes]}: "
+            "train with dataloader_drop_last=True."
+        )
+
+
 class ContrastiveLoss(torch.autograd.Function):
     """
     Mean over this process's pairs of -ln softmax of their logits within their row and within their column, halved.

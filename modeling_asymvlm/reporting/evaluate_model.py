@@ -1,7 +1,6 @@
 """What a trained model does on a split: its retrieval and uncertainty, as numbers and as a table."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from ..evaluation import (
     specificity_correlation,
 )
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..model.objective import pair_scores
+from ..model.objective import Likelihood
 from ..store.embedding_store import EmbeddingSplit
 from .confidence_figures import Side, confidence_figures, differences_to_backbone
 from .shipped_scores import corrected_scores, likelihood_scores
@@ -69,9 +68,7 @@ def evaluate_split(
         their curves and intervals with fewer than 10 images or captions.
     """
     scores = likelihood_scores(model, split, batch_size=batch_size)
-    cosines = EmbeddingScores(
-        split.text_features[:], scores.image_embeds, partial(pair_scores, distribution="deterministic")
-    )
+    cosines = EmbeddingScores(split.text_features[:], scores.image_embeds, Likelihood("deterministic").scores)
     plain_ranks = rank_both_ways(scores, split.text_image_index)
     cosine_ranks = rank_both_ways(cosines, split.text_image_index)
     corrected = None if calibration is None else corrected_scores(scores, model, calibration)

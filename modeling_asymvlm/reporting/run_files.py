@@ -91,7 +91,7 @@ def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit
     that was fitted to these gives them other concentrations than it gives to new texts.
     """
     (folder / REFERENCE_FILE).unlink(missing_ok=True)
-    if model.config.distribution != "deterministic":
+    if model.config.law.has_concentration:
         corpus = f"validation captions of {data['dataset']}"
         UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
 
@@ -107,7 +107,7 @@ def example_texts(model: AsymVLMModel, processor: Any, validation: EmbeddingSpli
         processor (`ProcessorMixin`, *optional*): that of its backbone.
         validation (`EmbeddingSplit`): captions with their features.
     """
-    if processor is None or model.config.distribution == "deterministic":
+    if processor is None or not model.config.law.has_concentration:
         return []
     captions, features = list(validation.captions), validation.text_features
     concentration = torch.cat(

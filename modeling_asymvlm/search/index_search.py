@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ..model.objective import log_normalizer
-from ..model.objective_tiles import LOWEST_COSINE
 from .batch_search import BatchSearch, ScoredIndex, SearchPlan
 from .gallery_scan import scan_gallery
 from .index_storage import Embeddings
@@ -203,15 +201,10 @@ class SearchableIndex(ScoredIndex):
 
     def _likelihood(self, cosines: Any, concentration: Any, log_normalizers: Any) -> Any:
         """Scores of cosines, elementwise, torch tensors all."""
-        if self.distribution == "deterministic":
-            return cosines
-        if self.distribution == "vmf":
-            return concentration * cosines + log_normalizers
-        return concentration * torch.log1p(cosines.clamp(min=LOWEST_COSINE)) + log_normalizers
+        return self.law.scores_of_cosines(cosines, concentration, log_normalizers)
 
     def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
-        law = {"distribution": self.distribution, "normalizer": self.normalizer}
-        return log_normalizer(concentration, self.dim, **law)
+        return self.law.log_normalizer(concentration, self.dim)
 
     def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
         """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
@@ -219,7 +212,7 @@ class SearchableIndex(ScoredIndex):
         return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale).log_sums
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
-        if self.distribution == "deterministic":
+        if not self.law.has_concentration:
             return np.full_like(concentration, np.nan)
         with np.errstate(divide="ignore"):
             return 1 / concentration

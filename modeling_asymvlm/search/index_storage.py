@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,7 +14,7 @@ import torch
 
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..model.objective import check_choices
+from ..model.objective import Likelihood
 from ..store.embedding_store import EmbeddingSplit
 from ..utils.checks import check_strings
 from .faiss_access import changeable, lend_vectors, own_vectors
@@ -29,12 +30,12 @@ class FlatIndex(ABC):
     kind: ClassVar[str]
 
     def __init__(self, dim: int, *, distribution: str, normalizer: str = "exact", logit_scale: float = 1.0):
-        check_choices(distribution, normalizer)
+        self.law = Likelihood(distribution, normalizer)
         if dim < 2:
             raise ValueError(f"dim is {dim}, but must be at least 2: it is the width of the embeddings.")
         if not 0 < logit_scale < float("inf"):
             raise ValueError(f"logit_scale is {logit_scale}, but must be positive and finite.")
-        self.dim, self.distribution, self.normalizer = dim, distribution, normalizer
+        self.dim = dim
         self.logit_scale = float(logit_scale)
         self.model_fingerprint: str | None = None
         self.split_fingerprints: list[str] = []
@@ -54,8 +55,7 @@ class FlatIndex(ABC):
         """
         index = cls(
             split.dim,
-            distribution=model.config.distribution,
-            normalizer=model.config.normalizer,
+            **asdict(model.config.law),
             logit_scale=model.logit_scale.item(),
         )
         index.model_fingerprint = head_fingerprint(model)
@@ -119,8 +119,7 @@ class FlatIndex(ABC):
             "kind": self.kind,
             "num_rows": len(self),
             "dim": self.dim,
-            "distribution": self.distribution,
-            "normalizer": self.normalizer,
+            **asdict(self.law),
             "logit_scale": self.logit_scale,
             "model": self.model_fingerprint,
             "splits": self.split_fingerprints,

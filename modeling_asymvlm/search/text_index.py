@@ -81,13 +81,13 @@ class TextIndex(SearchableIndex):
             ValueError: for embeddings of another width, NaN, another number of labels, and for a memory-mapped index.
         """
         eta = self._checked(embeddings, "text_embeds").float()
-        if self.distribution == "deterministic":
+        if not self.law.has_concentration:
             if not eta.any(dim=1).all():
                 raise ValueError("Some text_embeds are zero and so have no direction: leave these texts out.")
             eta = F.normalize(eta.double(), dim=-1).float()
         concentration = torch.linalg.vector_norm(eta.double(), dim=-1)
         log_normalizers = self._log_normalizers(concentration)
-        columns = [concentration, log_normalizers] if self.distribution == "power_spherical" else [log_normalizers]
+        columns = [log_normalizers] if self.law.is_linear else [concentration, log_normalizers]
         vectors = torch.cat([eta, torch.stack(columns, dim=1).float()], dim=1)
         self._append(vectors.numpy(), labels)
         new = {"concentration": concentration.numpy(), "log_normalizer": log_normalizers.numpy()}
@@ -108,7 +108,7 @@ class TextIndex(SearchableIndex):
         return self._faiss_queries(images, np.arange(len(images)), None)[0].numpy()
 
     def _extra_columns(self) -> int:
-        return 2 if self.distribution == "power_spherical" else 1
+        return 1 if self.law.is_linear else 2
 
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_text_features(text_features=features).pooler_output
@@ -129,7 +129,7 @@ class TextIndex(SearchableIndex):
         self._sample: torch.Tensor | None = None
 
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
-        if self.distribution == "deterministic":
+        if not self.law.has_concentration:
             raise ValueError("where= filters by uncertainty, which texts of a deterministic model do not have.")
         uncertainty = self._uncertainty_of(self._concentration)
         rows = np.flatnonzero((uncertainty >= low) & (uncertainty <= high))
@@ -150,7 +150,7 @@ class TextIndex(SearchableIndex):
         self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
     ) -> tuple[torch.Tensor, float]:
         images = batch[queries]
-        if self.distribution != "power_spherical":
+        if self.law.is_linear:
             slack = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
             return torch.cat([images, torch.ones(len(images), 1)], dim=1).float(), slack
         if best is None:
@@ -188,7 +188,7 @@ class TextIndex(SearchableIndex):
 
     def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
         rounding = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
-        if self.distribution != "power_spherical":
+        if self.law.is_linear:
             return smallest_keys + rounding
         # Above LOW_COSINE the slope of ln(1 + t) is at most 2; below it, the score is at most that at LOW_COSINE.
         slack = 1 / (1 + LOW_COSINE) * rounding + 16 * UNIT_ROUNDOFF * self._highest_concentration

@@ -97,7 +97,6 @@ def text_concentration(
     Raises:
         TypeError, ValueError: as [`encode_texts`], and for a deterministic model, whose texts are points.
     """
-    if model.config.distribution == "deterministic":
-        raise ValueError("A model with distribution='deterministic' has no concentration.")
+    model.config.law.check_concentration()
     eta = encode_texts(model, processor, texts, batch_size=batch_size, too_long=too_long)
     return torch.linalg.vector_norm(eta, dim=-1).cpu()

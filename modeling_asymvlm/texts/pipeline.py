@@ -55,8 +55,7 @@ class TextUncertaintyPipeline(ChunkPipeline):
 
     def __init__(self, *args: Any, reference: UncertaintyReference | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.model.config.distribution == "deterministic":
-            raise ValueError("A model with distribution='deterministic' has no uncertainty: its texts are points.")
+        self.model.config.law.check_concentration()
         if reference is not None:
             reference.check_head(self.model)  # type: ignore[arg-type]
         elif self.model.name_or_path:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..model.distributions import PowerSpherical, VonMisesFisher
 from ..model.modeling_asymvlm import AsymVLMModel
 from .divergences import TextLaw, directional_divergence
 from .encoding import encode_tokens
@@ -73,8 +72,7 @@ def triage(
         TypeError: for a caption that is no string.
         ValueError: for a deterministic model, a model without a backbone, no caption, and an empty one.
     """
-    if model.config.distribution == "deterministic":
-        raise ValueError("A model with distribution='deterministic' gives points, not distributions to compare.")
+    distribution_class = model.config.law.distribution_class
     if not captions:
         raise ValueError("There are no captions.")
     check_texts(captions)
@@ -84,8 +82,7 @@ def triage(
     tokenized = tokenize_texts(tokenizer, distinct)
     cut = tokenized.too_long(model.config.text_max_length)
     eta = encode_tokens(model, tokenized, batch_size=batch_size, progress=progress).cpu()
-    law = VonMisesFisher if model.config.distribution == "vmf" else PowerSpherical
-    texts = law.from_natural_parameter(eta, validate_args=False)
+    texts = distribution_class.from_natural_parameter(eta, validate_args=False)
     duplicates = _with_equal_captions(near_duplicates(texts, duplicate_divergence, progress=progress), number)
     images = None if image_ids is None else np.unique(np.asarray(image_ids), return_inverse=True)[1]
     contradiction, divergence, threshold = _contradictions(texts, number, images, contradiction_quantile)

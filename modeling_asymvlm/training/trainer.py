@@ -15,7 +15,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ro
 
 from ..model.checkpoint_code import published
 from ..model.checkpoint_weights import BACKBONE_PREFIX
-from ..model.objective import unified_loss
 from ..utils.durable_files import flush_to_disk
 from ..utils.json_files import write_json
 from .arguments import AsymVLMTrainingArguments
@@ -107,12 +106,10 @@ class AsymVLMTrainer(Trainer):
         gather: bool,
     ) -> torch.Tensor:
         model = self.accelerator.unwrap_model(self.model)
-        return unified_loss(
+        return model.config.law.loss(
             text_embeds,
             image_embeds,
             model.logit_scale,
-            distribution=model.config.distribution,
-            normalizer=model.config.normalizer,
             image_ids=image_ids,
             tile_size=self.args.tile_size,
             gather=gather,

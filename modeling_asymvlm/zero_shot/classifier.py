@@ -1,7 +1,7 @@
 """Zero-shot classification of images, where a class is the fused distribution of its prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from transformers.image_utils import load_image
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.distributions import PowerSpherical, VonMisesFisher
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..model.objective import at_least_float32, check_choices, pair_scores
+from ..model.objective import Likelihood, at_least_float32
 from ..texts.encoding import encode_texts
 from .classifier_files import read_classifier, write_classifier
 from .fusion import check_fusion, fuse_prompts, mean_log_likelihood, prompt_weights
@@ -93,15 +93,15 @@ class ZeroShotClassifier:
         model: AsymVLMModel | None = None,
         processor: Any = None,
     ):
-        check_choices(distribution, normalizer)
-        check_fusion(fusion, prompt_correlation, distribution)
+        law = Likelihood(distribution, normalizer)
+        check_fusion(fusion, prompt_correlation, law)
         if not 0 < logit_scale < float("inf"):
             raise ValueError(f"logit_scale is {logit_scale}, but must be positive and finite.")
         check_classes(prompt_embeds)
         width = (0, *torch.as_tensor(next(iter(prompt_embeds.values()))).shape)[-1]
         embeds = [_checked(rows, width, f"The prompts of class {name!r}") for name, rows in prompt_embeds.items()]
         device = embeds[0].device if model is None else model.logit_scale.device
-        self.distribution, self.normalizer, self.logit_scale = distribution, normalizer, float(logit_scale)
+        self.law, self.logit_scale = law, float(logit_scale)
         self.fusion, self.prompt_correlation = fusion, float(prompt_correlation)
         self.model, self.processor = model, processor
         self.class_names = list(prompt_embeds)
@@ -169,9 +169,8 @@ class ZeroShotClassifier:
 
     @classmethod
     def _of_model(cls, model: AsymVLMModel, prompt_embeds: Mapping[str, torch.Tensor], **options: Any) -> Self:
-        law = {"distribution": model.config.distribution, "normalizer": model.config.normalizer}
         options = {"logit_scale": model.logit_scale.item(), **options}
-        return cls(prompt_embeds, **law, model=model, **options)
+        return cls(prompt_embeds, **asdict(model.config.law), model=model, **options)
 
     def with_options(self, **changes: Any) -> Self:
         """The same prompts with another `fusion`, `prompt_correlation` or `logit_scale`, as validation suggests."""
@@ -179,18 +178,17 @@ class ZeroShotClassifier:
 
     @property
     def class_distribution(self) -> VonMisesFisher | PowerSpherical:
-        """The classes as laws, batch shape `(num_classes,)`.
+        """The classes as distributions, batch shape `(num_classes,)`.
 
         Raises:
             ValueError: for `fusion="mean_log_likelihood"` and deterministic models, which have none.
         """
-        if self._class_embeds is None or self.distribution == "deterministic":
+        if self._class_embeds is None or not self.law.has_concentration:
             raise ValueError(
-                f"Classes of fusion={self.fusion!r} and distribution={self.distribution!r} are no distributions: use "
-                "fusion='product' with a probabilistic model."
+                f"Classes of fusion={self.fusion!r} and distribution={self.law.distribution!r} are no distributions: "
+                "use fusion='product' with a probabilistic model."
             )
-        law = VonMisesFisher if self.distribution == "vmf" else PowerSpherical
-        return law.from_natural_parameter(self._class_embeds)
+        return self.law.distribution_class.from_natural_parameter(self._class_embeds)
 
     @property
     def prompt_weights(self) -> dict[str, list[float]]:
@@ -225,11 +223,10 @@ class ZeroShotClassifier:
         vectors = _checked(features, self.prompt_embeds.shape[1], "image_features").to(self.prompt_embeds.device)
         if not vectors.any(dim=1).all():
             raise ValueError("Some image_features are zero and so have no direction: leave these images out.")
-        law: dict[str, Any] = {"distribution": self.distribution, "normalizer": self.normalizer}
         if self._class_embeds is None:
-            log_likelihood = mean_log_likelihood(*self._prompts, vectors, **law).T
+            log_likelihood = mean_log_likelihood(*self._prompts, vectors, self.law).T
         else:
-            log_likelihood = pair_scores(self._class_embeds, vectors, **law).T
+            log_likelihood = self.law.scores(self._class_embeds, vectors).T
         logits = self.logit_scale * log_likelihood
         return ZeroShotOutput(log_likelihood=log_likelihood, logits=logits, posterior=logits.softmax(dim=-1))
 
@@ -307,8 +304,8 @@ class ZeroShotClassifier:
         return dict(zip(self.class_names, self.prompt_embeds.split(self.num_prompts), strict=True))
 
     def _options(self) -> dict[str, Any]:
-        names = ("distribution", "normalizer", "logit_scale", "fusion", "prompt_correlation", "model", "processor")
-        return {name: getattr(self, name) for name in names}
+        names = ("logit_scale", "fusion", "prompt_correlation", "model", "processor")
+        return {**asdict(self.law), **{name: getattr(self, name) for name in names}}
 
     def _embedded(self, images: ImageInput | Sequence[ImageInput], batch_size: int) -> torch.Tensor:
         if self.model is None or self.processor is None:

@@ -41,7 +41,7 @@ their prompts. It keeps every prompt, and is no law.
 import torch
 import torch.nn.functional as F
 
-from ..model.objective import pair_scores
+from ..model.objective import Likelihood
 
 
 FUSIONS = ("product", "mean_direction", "mean_log_likelihood")
@@ -49,8 +49,8 @@ FUSIONS = ("product", "mean_direction", "mean_log_likelihood")
 SCORES_AT_A_TIME = 2**24  # of images with prompts
 
 
-def check_fusion(fusion: str, prompt_correlation: float, distribution: str) -> None:
-    """Raises `ValueError` for an unknown fusion, one that the law does not have, or a correlation outside [0, 1]."""
+def check_fusion(fusion: str, prompt_correlation: float, law: Likelihood) -> None:
+    """Raises `ValueError` for an unknown fusion, one that points do not have, or a correlation outside [0, 1]."""
     if fusion not in FUSIONS:
         raise ValueError(f"Unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}.")
     if not 0 <= prompt_correlation <= 1:
@@ -58,7 +58,7 @@ def check_fusion(fusion: str, prompt_correlation: float, distribution: str) -> N
             f"prompt_correlation is {prompt_correlation}, but must be from 0, for independent prompts, to 1, for "
             "prompts that say the same."
         )
-    if fusion == "product" and distribution == "deterministic":
+    if fusion == "product" and not law.has_concentration:
         raise ValueError(
             "The texts of a deterministic model are points without a concentration to weigh by, so that "
             "fusion='product' has no meaning: pass fusion='mean_direction'."
@@ -129,9 +129,7 @@ def mean_log_likelihood(
     prompt_class: torch.Tensor,
     num_classes: int,
     image_embeds: torch.Tensor,
-    *,
-    distribution: str,
-    normalizer: str = "exact",
+    law: Likelihood,
 ) -> torch.Tensor:
     """
     The mean over the prompts of each class of their scores with each image.
@@ -139,7 +137,7 @@ def mean_log_likelihood(
     Args:
         prompt_embeds, prompt_class, num_classes: as for [`prompt_weights`].
         image_embeds (`torch.Tensor` of shape `(num_images, dim)`): of any non-zero length.
-        distribution, normalizer: as for [`~objective.pair_scores`].
+        law (`Likelihood`): of the model.
 
     Returns:
         `torch.Tensor` of shape `(num_classes, num_images)`.
@@ -147,6 +145,6 @@ def mean_log_likelihood(
     weights = prompt_weights(prompt_embeds, prompt_class, num_classes, fusion="mean_log_likelihood")[:, None]
     parts = []
     for some in image_embeds.split(max(1, SCORES_AT_A_TIME // len(prompt_embeds))):
-        scores = pair_scores(prompt_embeds, some, distribution=distribution, normalizer=normalizer)
+        scores = law.scores(prompt_embeds, some)
         parts.append(sum_by_class(weights * scores, prompt_class, num_classes))
     return torch.cat(parts, dim=1)

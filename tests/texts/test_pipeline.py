@@ -139,5 +139,5 @@ def test_bad_texts_and_arguments_are_refused(judge, tiny_clip):
     with pytest.raises(TypeError, match="no argument 'top_word'"):
         judge("red", top_word=1)
     points = AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="deterministic")
-    with pytest.raises(ValueError, match="its texts are points"):
+    with pytest.raises(ValueError, match="gives points, not distributions"):
         TextUncertaintyPipeline(model=points, tokenizer=judge.tokenizer)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from modeling_asymvlm.model.distributions import PowerSpherical, VonMisesFisher, product
 from modeling_asymvlm.model.log_normalizers import uniform_log_density
+from modeling_asymvlm.model.objective import Likelihood
 from modeling_asymvlm.zero_shot import fusion as prompt_fusion
 from modeling_asymvlm.zero_shot.fusion import FUSIONS, fuse_prompts, mean_log_likelihood, prompt_weights
 
@@ -150,7 +151,7 @@ def test_the_order_of_prompts_and_the_other_classes_do_not_matter(fusion):
 
     def fused(eta, owner, num_classes):
         if fusion == "mean_log_likelihood":
-            return mean_log_likelihood(eta, owner, num_classes, images, distribution="power_spherical")
+            return mean_log_likelihood(eta, owner, num_classes, images, Likelihood("power_spherical"))
         return fuse_prompts(eta, owner, num_classes, fusion=fusion, prompt_correlation=0.4)
 
     together = fused(eta, owner, len(SIZES))
@@ -192,7 +193,7 @@ def test_the_mean_log_likelihood_is_that_of_the_single_distributions(law, monkey
     eta, owner = prompts_of_classes(9, dim=6)
     images = F.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64), dim=-1)
     monkeypatch.setattr(prompt_fusion, "SCORES_AT_A_TIME", 2 * len(owner) + 1)  # two images at a time
-    found = mean_log_likelihood(eta, owner, len(SIZES), 3 * images, distribution=law)
+    found = mean_log_likelihood(eta, owner, len(SIZES), 3 * images, Likelihood(law))
     for number in range(len(SIZES)):
         logs = [LAWS[law].from_natural_parameter(row).log_prob(images) for row in eta[owner == number]]
         torch.testing.assert_close(found[number], sum(logs) / len(logs) - uniform_log_density(6))
@@ -205,6 +206,6 @@ def test_disagreeing_prompts_lose_by_the_mean_log_likelihood_what_the_product_gr
     images = F.normalize(torch.randn(20, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64), dim=-1)
     fused = VonMisesFisher.from_natural_parameter(fuse_prompts(eta, owner, 1)[0])
     likelihood = fused.log_prob(images) - uniform_log_density(6)
-    difference = likelihood - mean_log_likelihood(eta, owner, 1, images, distribution="vmf")[0]
+    difference = likelihood - mean_log_likelihood(eta, owner, 1, images, Likelihood("vmf"))[0]
     assert difference.std() < 1e-12 and difference.mean() > 0.05
     assert math.isclose(float(difference.min()), float(difference.max()), rel_tol=1e-9)

@@ -17,7 +17,7 @@ from torch import nn
 
 from modeling_asymvlm import AsymVLMConfig
 from modeling_asymvlm.model.log_normalizers import vmf_log_normalizer
-from modeling_asymvlm.model.objective import log_normalizer, pair_scores
+from modeling_asymvlm.model.objective import Likelihood
 from modeling_asymvlm.model.text_head import ProbabilisticTextHead
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
@@ -93,11 +93,11 @@ class AsymVLM(Method):
         return self._log_likelihood(texts, images)
 
     def _log_likelihood(self, embeds: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        exact = "exact" if self.normalizer == "none" else self.normalizer
-        scores = pair_scores(embeds, points, distribution=self.distribution, normalizer=exact)
+        law = Likelihood(self.distribution, "exact" if self.normalizer == "none" else self.normalizer)
+        scores = law.scores(embeds, points)
         if self.normalizer == "none":
             concentration = torch.linalg.vector_norm(embeds, dim=-1, keepdim=True)
-            scores = scores - log_normalizer(concentration, embeds.shape[1], distribution=self.distribution)
+            scores = scores - law.log_normalizer(concentration, embeds.shape[1])
         return scores
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
