@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
 from .calibration_files import read_calibration, tensor_file, write_calibration
-from .confidences import CalibratedConfidence, MeasuredConfidence
+from .confidences import CalibratedConfidence, MeasuredConfidence, posterior_log_odds
 from .corpus import ReferenceCorpus, text_embeds_of
 from .evidence import EvidenceCorrection
+from .fitting import fit_parts
 from .presence import GalleryCosines, Presence
 from .reference import UncertaintyReference
 from .text_probe import CorpusReader, CorpusView, TextProbe
@@ -94,9 +95,7 @@ class Calibration:
             ValueError: for splits of another width than the model's, and for fewer than 20 validation captions or
                 images.
         """
-        from .fitting import fit_calibration
-
-        return fit_calibration(cls, model, train, validation, corpus=corpus, seed=seed)
+        return cls(**fit_parts(model, train, validation, corpus=corpus, seed=seed))
 
     @cached_property
     def head(self) -> str:
@@ -165,7 +164,8 @@ class Calibration:
         if not self.of_presence.is_trusted:
             return None
         columns = (top_cosine, second_cosine, mean_cosine, deviation_cosine)
-        cosines = GalleryCosines(*(torch.as_tensor(column).double() for column in columns), num_images)
+        first, second, mean, deviation = (torch.as_tensor(column).double() for column in columns)
+        cosines = GalleryCosines(first, second, mean, deviation, num_images)
         return self.present.probability(text_embeds.float().cpu(), cosines, prior).numpy()
 
     def text_report(self, text_features: torch.Tensor) -> TextReport:
@@ -235,9 +235,3 @@ class Calibration:
         if model is not None:
             calibration.check_head(model)
         return calibration
-
-
-def posterior_log_odds(log_posterior: torch.Tensor) -> torch.Tensor:
-    """ln p/(1 - p), float64, of log posteriors; those that round to 1 count as 1 - 1e-12."""
-    values = log_posterior.double().clamp(max=-1e-12)
-    return values - torch.log(-torch.expm1(values))

@@ -146,3 +146,9 @@ def _wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float
         (share + z**2 / (2 * count)) / scale,
         z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / scale,
     )
+
+
+def posterior_log_odds(log_posterior: torch.Tensor) -> torch.Tensor:
+    """ln p/(1 - p), float64, of log posteriors; those that round to 1 count as 1 - 1e-12."""
+    values = log_posterior.double().clamp(max=-1e-12)
+    return values - torch.log(-torch.expm1(values))

@@ -10,9 +10,8 @@ from ..evaluation import bootstrap_intervals, selective_metrics
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective import pair_scores
-from .calibration import Calibration, posterior_log_odds
 from .calibration_files import HEAD_FIELDS
-from .confidences import CalibratedConfidence, MeasuredConfidence
+from .confidences import CalibratedConfidence, MeasuredConfidence, posterior_log_odds
 from .corpus import ReferenceCorpus, text_embeds_of
 from .evidence import MAX_QUERIES, EvidenceCorrection, folds_of_images, log_evidence
 from .presence import Presence, presence_trials
@@ -66,10 +65,8 @@ class HeldOut:
 
 
 @torch.no_grad()
-def fit_calibration(
-    cls: type[Calibration], model: AsymVLMModel, train: Any, validation: Any, *, corpus: str, seed: int
-) -> Calibration:
-    """See [`Calibration.fit`]."""
+def fit_parts(model: AsymVLMModel, train: Any, validation: Any, *, corpus: str, seed: int) -> dict[str, Any]:
+    """The parts of a calibration, as its constructor takes them; arguments and errors of [`Calibration.fit`]."""
     for name, split in (("train", train), ("validation", validation)):
         if split.dim != model.config.projection_dim:
             raise ValueError(
@@ -104,7 +101,7 @@ def fit_calibration(
     )
     present, of_presence = _presence(reference, held_out, seed)
     kappa = torch.linalg.vector_norm(held_out.text_embeds, dim=-1)
-    return cls(
+    return dict(
         model=_head_alone(model),
         corpus=reference,
         correction=correction,

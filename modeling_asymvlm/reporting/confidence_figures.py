@@ -88,7 +88,7 @@ def _worth(
     intervals = confidence_intervals(
         -confidence, correct, clusters=images, num_bins=NUM_BINS, num_resamples=num_resamples
     )
-    worth = {name: metrics[name] for name in ("auroc", "aurc")}
+    worth: dict[str, Any] = {name: metrics[name] for name in ("auroc", "aurc")}
     worth |= {f"{name}_interval": intervals[name] for name in ("auroc", "aurc")}
     if is_probability:
         calibration = calibration_metrics(confidence, correct, strategy="quantile")
