@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 
 from benchmarks.common import REPOSITORY, machine, print_table, scenes_features, train_head
-from benchmarks.small_data import RECOMMENDED
+from benchmarks.small_data import recipe
 from modeling_asymvlm.calibration.conformal import ConformalSets, SelectiveAnswers
 from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.pairs.layouts import SPLITS
@@ -137,11 +137,11 @@ def main() -> None:
 
     if arguments.embeddings is None:
         arguments.cache.parent.mkdir(parents=True, exist_ok=True)
-        splits, config, training = scenes_features(arguments.cache)[0], {}, {}
+        splits, (config, training) = scenes_features(arguments.cache)[0], recipe("learned")
     else:
         store = EmbeddingStore(arguments.embeddings)
         splits = {name: store.split(name) for name in SPLITS}
-        config, training = RECOMMENDED
+        config, training = recipe("default")
     config = {"distribution": arguments.distribution, **config}
     model, _ = train_head(splits, seed=0, config=config, training=training)
     queries = make_queries(model, splits["test"])

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch.distributions import kl_divergence
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
-from benchmarks.small_data import RECOMMENDED
+from benchmarks.small_data import recipe
 from examples.scenes.oracle import split_attributes
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -122,14 +122,14 @@ def main() -> None:
     order = torch.tensor([row_of[image_id] for image_id in test_data["image_id"]])  # one caption an image
     features = splits["test"].text_features[:][torch.argsort(splits["test"].text_image_index)[order]]
     problems: list[tuple[str, Any, tuple[dict, dict], torch.Tensor, Pairs]] = [
-        ("Scenes", splits, ({}, {}), features, pairs_of_scenes(*split_attributes(test_data)))
+        ("Scenes", splits, recipe("learned"), features, pairs_of_scenes(*split_attributes(test_data)))
     ]
     if arguments.hierarchy is not None:
         store = EmbeddingStore(arguments.embeddings)
         of_store = {name: store.split(name) for name in ("train", "validation")}
         hierarchy = EmbeddingStore(arguments.hierarchy).split("test")
         pairs = pairs_of_hierarchies(hierarchy)
-        for name, settings in (("hierarchy, defaults", ({}, {})), ("hierarchy, recommended", RECOMMENDED)):
+        for name, settings in (("hierarchy, learned", recipe("learned")), ("hierarchy, defaults", recipe("default"))):
             problems.append((name, of_store, settings, hierarchy.text_features[:], pairs))
     print(f"{len(arguments.seeds)} seeds; {machine()}\n")
     rows, verdicts = [], []

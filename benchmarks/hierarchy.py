@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import machine, mean_and_deviation, print_table, train_head
-from benchmarks.small_data import RECOMMENDED
+from benchmarks.small_data import learned, recipe
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.evaluation import specificity_correlation
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -126,12 +126,11 @@ def main() -> None:
         ]
     )
 
-    config, training = RECOMMENDED
     heads = {
-        "head, defaults": ({}, {}),
-        "head, defaults, without the features' length": ({"normalize_text_features": True}, {}),
-        "head, recommended": RECOMMENDED,
-        "head, recommended, with the features' length": ({**config, "normalize_text_features": False}, training),
+        "head, learned": recipe("learned"),
+        "head, learned, without the features' length": learned({"normalize_text_features": True}, {}),
+        "head, defaults": recipe("default"),
+        "head, defaults, with the features' length": ({"normalize_text_features": False}, {}),
     }
     law = {"distribution": arguments.distribution}
     for name, (head, settings) in heads.items():
@@ -142,11 +141,11 @@ def main() -> None:
         rows.append([name, "embeddings", mean_and_deviation(found, 2)])
         print(f"done: {name}", flush=True)
     groups = hierarchy.text_image_index.numpy()
-    for name, (head, settings) in (("head, defaults", ({}, {})), ("head, recommended", RECOMMENDED)):
+    for name, (head, settings) in (("head, learned", recipe("learned")), ("head, defaults", recipe("default"))):
         found = []
         for seed, (train, held_out) in enumerate(folds(hierarchy)):
             # As many steps as on the embeddings, though there are fewer captions; a tenth of them chooses the epoch.
-            longer = {**settings, "num_train_epochs": 5 * settings.get("num_train_epochs", 10)}
+            longer = {**settings, "num_train_epochs": 5 * settings.get("num_train_epochs", 20)}
             chooses = np.isin(groups[train], np.unique(groups[train])[::10])
             halves = {"train": part(hierarchy, train[~chooses]), "validation": part(hierarchy, train[chooses])}
             model, _ = train_head(halves, seed=seed, config={**law, **head}, training=longer)

@@ -20,6 +20,7 @@ from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.recipes import RECIPES
 
 
 @torch.no_grad()
@@ -45,9 +46,7 @@ def reference_recipe(splits: dict[str, EmbeddingSplit], distribution: str, seed:
         AsymVLMConfig(
             projection_dim=splits["train"].dim,
             distribution=distribution,
-            normalizer="paper",
-            num_hidden_layers=3,
-            hidden_dropout_prob=0.0,
+            **RECIPES["paper"].head,
         )
     )
     pairs = FeaturePairs(splits["train"])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
-from benchmarks.small_data import EVERY_SPECIFICITY
+from benchmarks.small_data import EVERY_SPECIFICITY, recipe
 from examples.scenes.oracle import (
     best_recall,
     image_to_text_posterior,
@@ -100,12 +100,11 @@ def main() -> None:
     rows = [row("oracle, true ambiguity", [judged(oracle, ambiguity)])]
     rows.append(row("cosine of the backbone", [judged(test_scores(None, splits["test"])[0])]))
     heads: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        name: ({"distribution": name}, {}) for name in ("deterministic", "vmf", "power_spherical")
+        f"{name}, learned": ({"distribution": name, **recipe("learned")[0]}, recipe("learned")[1])
+        for name in ("deterministic", "vmf", "power_spherical")
     }
-    heads["power_spherical, recommended"] = (
-        {"distribution": "power_spherical", **EVERY_SPECIFICITY[0]},
-        EVERY_SPECIFICITY[1],
-    )
+    heads["power_spherical, learned, input dropout"] = EVERY_SPECIFICITY
+    heads["power_spherical, defaults"] = recipe("default")
     for name, (config, training) in heads.items():
         runs = []
         for seed in arguments.seeds:

@@ -11,6 +11,7 @@ posterior takes the scale of lowest NLL on validation. The interval is the boots
 
 import argparse
 from functools import partial
+from typing import Any
 
 from benchmarks.common import machine, mean_and_deviation, print_table, train_head
 from modeling_asymvlm.evaluation import (
@@ -24,35 +25,41 @@ from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.training.recipes import RECIPES
 
 
-KEPT_DIRECTION = {
-    "mean_direction": "backbone",
-    "hidden_dropout_prob": 0.5,
-    "initial_concentration": 60.0,
-    "logit_scale_init": 0.4,
-}
-RECOMMENDED: tuple[dict, dict] = (
-    {
-        "mean_direction": "refined",
-        "normalize_text_features": True,
-        "input_dropout_prob": 0.5,
-        "hidden_dropout_prob": 0.5,
-        "hidden_size": 512,
-        "initial_concentration": 150.0,
-        "logit_scale_init": 0.15,
-    },
-    {"learning_rate": 2e-3, "num_train_epochs": 20},
-)
+Setting = tuple[dict[str, Any], dict[str, Any]]
+
+
+def recipe(name: str) -> Setting:
+    """The head and the training of a recipe, as they differ from the defaults."""
+    return dict(RECIPES[name].head), dict(RECIPES[name].training)
+
+
+def learned(head: dict[str, Any], training: dict[str, Any]) -> Setting:
+    """The recipe `learned` with some of its arguments replaced."""
+    return {**RECIPES["learned"].head, **head}, {**RECIPES["learned"].training, **training}
+
 
 # For captions of every degree of specificity, as on Scenes; docs/small_data.md says what was tried.
-EVERY_SPECIFICITY: tuple[dict, dict] = {"input_dropout_prob": 0.2}, {"num_train_epochs": 20}
+EVERY_SPECIFICITY = learned({"input_dropout_prob": 0.2}, {"num_train_epochs": 20})
+
+KEPT_DIRECTION = learned(
+    {
+        "mean_direction": "backbone",
+        "hidden_dropout_prob": 0.5,
+        "initial_concentration": 60.0,
+        "logit_scale_init": 0.4,
+    },
+    {"learning_rate": 2e-3},
+)
 
 # The head and the training of each setting, as they differ from the defaults.
-SETTINGS: dict[str, tuple[dict, dict]] = {
-    "defaults (direction learned)": ({}, {}),
-    "direction kept": (KEPT_DIRECTION, {"learning_rate": 2e-3}),
-    "recommended for small data (direction refined)": RECOMMENDED,
+SETTINGS: dict[str, Setting] = {
+    "learned": recipe("learned"),
+    "direction kept": KEPT_DIRECTION,
+    "paper": recipe("paper"),
+    "defaults": recipe("default"),
 }
 
 

@@ -34,10 +34,11 @@ from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.recipes import RECIPES
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
 
 
-HEAD = {"num_hidden_layers": 3, "hidden_dropout_prob": 0.0}
+HEAD = {name: value for name, value in RECIPES["paper"].head.items() if name != "normalizer"}
 
 
 def generated_split(num_images: int, dim: int) -> EmbeddingSplit:

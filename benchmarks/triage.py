@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch.distributions import kl_divergence
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
+from benchmarks.small_data import recipe
 from examples.scenes.oracle import split_attributes
 from modeling_asymvlm.texts.divergences import (
     TextLaw,
@@ -81,11 +82,12 @@ def main() -> None:
     }
     print(f"{len(captions)} captions, {len(arguments.seeds)} seeds; {machine()}\n")
     duplicates, contradictions, orders = [], [], []
+    head, training = recipe("learned")
     for law in arguments.distributions:
         found = []
         rates: dict[str, list[list[float]]] = {name: [] for name in statistics}
         for seed in arguments.seeds:
-            model, _ = train_head(splits, seed=seed, config={"distribution": law})
+            model, _ = train_head(splits, seed=seed, config={"distribution": law, **head}, training=training)
             with torch.no_grad():
                 texts = model.get_text_distribution(text_features=features)
             found.append(duplicate_rows(texts, captions, means_same))

@@ -27,7 +27,7 @@ from scipy.optimize import minimize_scalar
 from transformers import AutoProcessor
 
 from benchmarks.common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
-from benchmarks.small_data import EVERY_SPECIFICITY, RECOMMENDED
+from benchmarks.small_data import EVERY_SPECIFICITY, recipe
 from examples.scenes.scenes import ATTRIBUTES, NUM_VALUES, all_scenes, draw_named, held_out_scenes, write_caption
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.evaluation import calibration_metrics, retrieval_posterior
@@ -302,7 +302,7 @@ def main() -> None:
         splits, (config, training) = scenes_features(arguments.cache)[0], EVERY_SPECIFICITY
     else:
         store = EmbeddingStore(arguments.embeddings)
-        splits, (config, training) = {name: store.split(name) for name in SPLITS}, RECOMMENDED
+        splits, (config, training) = {name: store.split(name) for name in SPLITS}, recipe("default")
     print(f"{len(splits['train'].captions)} training captions, {len(arguments.seeds)} seeds; {machine()}", flush=True)
     laws: dict[str, list[AsymVLMModel]] = {}
     for law in ("vmf", "power_spherical"):

@@ -12,6 +12,7 @@ examples:
 `python -m modeling_asymvlm train` is the same in one process.
 """
 
+import argparse
 import shutil
 import subprocess
 import time
@@ -27,6 +28,7 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.sources import PairSource
 from ..pairs.splits import SPLITS
+from ..reporting.backbone_differences import backbone_differences
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
 from ..reporting.run_files import example_texts, save_card, save_figures, save_reference, training_record
@@ -34,10 +36,13 @@ from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.batches import FeaturePairs
+from ..training.checks import comparison_warnings, leak_warnings, pair_warnings
+from ..training.recipes import RECIPES, Recipe
+from ..training.search import search_regularisation, use_regularisation
 from ..training.trainer import AsymVLMTrainer
 from . import scenes
 from .checkpoint_evaluation import evaluate_checkpoint, print_results
-from .parser import ARGUMENT_FILES, CommandParser, flags_in_file
+from .parser import ARGUMENT_FILES, CommandParser, flags_in_file, with_underscores
 from .train_arguments import FLAGS, DataArguments, ModelArguments
 from .train_checks import check_arguments, resumed_checkpoint
 
@@ -66,6 +71,8 @@ def parse_arguments(
     try:
         if len(arguments) == 1 and Path(arguments[0]).suffix in ARGUMENT_FILES:
             arguments = flags_in_file(Path(arguments[0]))
+        recipe = chosen_recipe(arguments)
+        parser.set_defaults(**recipe.head, **recipe.training)
         *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
         if unknown:
             raise ValueError(f"there is no argument {unknown[0]}")
@@ -75,6 +82,14 @@ def parse_arguments(
     except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
         parser.error(str(error))
     return model, data, training
+
+
+def chosen_recipe(arguments: list[str]) -> Recipe:
+    """The recipe that the flags name; that of the defaults where they name none, or one that does not exist."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe", nargs="?")
+    known, _ = parser.parse_known_args([with_underscores(word) for word in arguments])
+    return RECIPES.get(known.recipe, RECIPES["default"])
 
 
 def prepare_features(
@@ -148,8 +163,6 @@ def train_head(
     model: AsymVLMModel, processor: Any, splits: dict[str, EmbeddingSplit], training: AsymVLMTrainingArguments
 ) -> AsymVLMTrainer:
     """Trains the head. Raises `KeyboardInterrupt` if a signal ended it, after a checkpoint was saved."""
-    pairs_per_process = len(splits["train"].captions) // training.world_size
-    training.per_device_train_batch_size = min(training.per_device_train_batch_size, max(1, pairs_per_process))
     trainer = AsymVLMTrainer(
         model=model,
         args=training,
@@ -158,6 +171,8 @@ def train_head(
         data_collator=FeaturePairs.collate,
         processing_class=processor,
     )
+    for sentence in [*pair_warnings({"test": splits["test"]}), *leak_warnings(splits["train"], splits["test"])]:
+        trainer.warn(sentence)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     if trainer.interruption.interrupted:
         raise KeyboardInterrupt
@@ -183,7 +198,13 @@ def main(arguments: list[str], command: str = "train") -> int:
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     embedded = time.perf_counter()
-    trainer = train_head(model, processor, splits, training)
+    with parser.failing(*ERRORS):
+        search = None
+        if model_arguments.search:
+            search = search_regularisation(model, splits["train"], splits["validation"], training)
+            use_regularisation(model, training, search["chosen"])
+            set_seed(training.seed)
+        trainer = train_head(model, processor, splits, training)
     trained = time.perf_counter()
     if not trainer.is_world_process_zero():
         return 0
@@ -195,13 +216,21 @@ def main(arguments: list[str], command: str = "train") -> int:
     saved = time.perf_counter()
     results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
     results["test"] = evaluate_split(model, splits["test"])
+    results["backbone_differences"] = backbone_differences(model, splits["validation"], splits["test"])
     seconds = {"features": embedded - started, "training": trained - embedded}
     results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - saved}
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
     results["example_texts"] = example_texts(model, processor, splits["validation"])
     source = data.record(arguments)
     save_reference(folder, model, splits["validation"], source)
-    results["training"] = training_record(source, training, splits["train"], trainer.state.global_step, seconds)
+    steps = trainer.state.global_step
+    results["training"] = training_record(source, trainer.args, splits["train"], steps, seconds)
+    results["training"]["epochs"] = trainer.state.epoch
+    if search is not None:
+        results["training"]["search"] = search
+    for sentence in comparison_warnings(results["backbone_differences"]):
+        trainer.warn(sentence)
+    results["warnings"] = trainer.warnings
     save_figures(folder, results)
     save_card(folder, results)
     print_results(results)

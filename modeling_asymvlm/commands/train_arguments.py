@@ -51,11 +51,24 @@ class ModelArguments:
     )
     mean_direction: Literal["learned", "refined", "backbone"] = _of_the_head(
         "mean_direction",
-        "Learn the mean direction afresh, refine the backbone's (for small data), or keep it with its text-to-image "
-        "ranking.",
+        "Learn the mean direction afresh, refine the backbone's, or keep it with its text-to-image ranking.",
     )
     normalizer: Literal["exact", "paper"] = _of_the_head(
         "normalizer", "Log-normaliser: exact, or the approximation of the reference code."
+    )
+    recipe: Literal["default", "learned", "paper"] = field(
+        default="default",
+        metadata={
+            "help": "Defaults of the head and its training: for any amount of data, for a direction that is learned "
+            "afresh, or the paper's. What is given besides wins."
+        },
+    )
+    search: bool = field(
+        default=False,
+        metadata={
+            "help": "Choose dropout and weight decay among a few on validation first; cross-validated where there are "
+            "fewer than 200 validation images."
+        },
     )
     hidden_size: int = _of_the_head("hidden_size", "Width of the head's hidden layers.")
     num_hidden_layers: int = _of_the_head(
@@ -73,8 +86,8 @@ class ModelArguments:
 
     def head_kwargs(self) -> dict[str, Any]:
         """The arguments of `AsymVLMConfig` among these."""
-        not_of_the_head = ("model_name_or_path", "model_revision", "trust_remote_code", "dtype")
-        return {name: value for name, value in vars(self).items() if name not in not_of_the_head}
+        of_the_head = inspect.signature(AsymVLMConfig.__init__).parameters
+        return {name: value for name, value in vars(self).items() if name in of_the_head}
 
 
 @dataclass

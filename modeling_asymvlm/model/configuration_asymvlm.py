@@ -49,7 +49,7 @@ class AsymVLMConfig(PreTrainedConfig):
         distribution (`str`, *optional*, defaults to `"power_spherical"`):
             Distribution of a text on the unit hypersphere: `"vmf"`, `"power_spherical"`, or `"deterministic"`,
             which trains the same head with the cosine objective of CLIP.
-        mean_direction (`str`, *optional*, defaults to `"learned"`):
+        mean_direction (`str`, *optional*, defaults to `"refined"`):
             `"learned"`: eta = MLP(text features), kappa = ‖eta‖, mu = eta / kappa. `"backbone"`: mu is the direction
             of the backbone's own text features and only kappa is learned, kappa = `initial_concentration` *
             exp(MLP(text features)); text-to-image ranking is then exactly that of the backbone. `"refined"`: kappa as
@@ -57,21 +57,21 @@ class AsymVLMConfig(PreTrainedConfig):
             features), one perceptron with d + 1 outputs.
         normalizer (`str`, *optional*, defaults to `"exact"`):
             `"exact"`, or `"paper"` for the approximation F_d of the reference code.
-        hidden_size (`int`, *optional*, defaults to 1024): width of the hidden layers of the head.
+        hidden_size (`int`, *optional*, defaults to 512): width of the hidden layers of the head.
         num_hidden_layers (`int`, *optional*, defaults to 1):
             Number of hidden layers of the head. The paper's head has 3, which overfits sooner.
         hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.3):
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
             Dropout after each hidden layer, in [0, 1). The reference code has none.
-        input_dropout_prob (`float`, *optional*, defaults to 0.0): dropout on the input of the head, in [0, 1).
-        normalize_text_features (`bool`, *optional*, defaults to `False`):
+        input_dropout_prob (`float`, *optional*, defaults to 0.5): dropout on the input of the head, in [0, 1).
+        normalize_text_features (`bool`, *optional*, defaults to `True`):
             Whether the head sees the direction of the text features alone, scaled to length sqrt(d). As they are,
             their length drives kappa of texts unlike the training captions.
-        initial_concentration (`float`, *optional*, defaults to 10.0):
+        initial_concentration (`float`, *optional*, defaults to 150.0):
             kappa of every text before training, > 0; not used with `mean_direction="learned"`.
         projection_dim (`int`, *optional*):
             Width d >= 2 of the joint embedding space. Defaults to the backbone's; needed where there is none.
-        logit_scale_init (`float`, *optional*, defaults to 1.0): temperature tau before training, > 0.
+        logit_scale_init (`float`, *optional*, defaults to 0.15): temperature tau before training, > 0.
         text_max_length (`int`, *optional*): tokens of a text at most. Defaults to the backbone's context.
         text_pad_token_id (`int`, *optional*): what the tokenizer pads with.
         text_use_attention_mask (`bool`, *optional*):
@@ -110,17 +110,17 @@ class AsymVLMConfig(PreTrainedConfig):
         self,
         vlm_config=None,
         distribution="power_spherical",
-        mean_direction="learned",
+        mean_direction="refined",
         normalizer="exact",
-        hidden_size=1024,
+        hidden_size=512,
         num_hidden_layers=1,
         hidden_act="relu",
-        hidden_dropout_prob=0.3,
-        input_dropout_prob=0.0,
-        normalize_text_features=False,
-        initial_concentration=10.0,
+        hidden_dropout_prob=0.5,
+        input_dropout_prob=0.5,
+        normalize_text_features=True,
+        initial_concentration=150.0,
         projection_dim=None,
-        logit_scale_init=1.0,
+        logit_scale_init=0.15,
         text_max_length=None,
         text_pad_token_id=None,
         text_use_attention_mask=None,

@@ -1,29 +1,31 @@
 """Training of the probabilistic text head with the unified objective."""
 
+import inspect
+import logging
 import math
-import shutil
-from pathlib import Path
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..model.checkpoint_code import published
-from ..model.checkpoint_weights import BACKBONE_PREFIX
-from ..utils.durable_files import flush_to_disk
-from ..utils.json_files import write_json
 from .arguments import AsymVLMTrainingArguments
-from .batches import GlobalOrder
+from .batches import FeaturePairs, GlobalOrder
+from .checkpoints import CheckpointingTrainer
+from .checks import check_weights, diverged, kept_warnings, pair_warnings, run_warnings
 from .interruption import SaveOnInterrupt
-from .resumable_state import load_random_state, load_training_state, save_random_state, save_training_state
+from .selection import AT_BOUND, FITTED_LOSS, FITTED_SCALE, EarlyStopping, kept_evaluation
+from .temperature import ObjectiveOfTemperature, fit_temperature
 
 
-UNFINISHED = "unfinished-"
+PAIRS_TO_FIT_ON = 4096
+
+logger = logging.getLogger(__name__)
 
 
 class _EpochOrder(TrainerCallback):
@@ -41,7 +43,7 @@ def _features(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in ("image_ids", "return_loss", "return_logits")}
 
 
-class AsymVLMTrainer(Trainer):
+class AsymVLMTrainer(CheckpointingTrainer):
     """
     `Trainer` of an [`AsymVLMModel`] with the unified objective, from pixels and tokens or from cached features. A PEFT
     model with adapters on its head is trained and saved by its adapters.
@@ -54,18 +56,32 @@ class AsymVLMTrainer(Trainer):
 
     The batches hold what [`AsymVLMModel.forward`] takes, with `image_ids` if several captions may share an image.
     `eval_loss` is the objective on the whole evaluation set in blocks of the evaluation batch size: no pair is dropped
-    and none is contrasted with fewer than two. `compute_metrics` gets the natural parameters and the image vectors of
+    and none is contrasted with fewer than two. `eval_fitted_loss` is the same at the temperature that is best for
+    these pairs (fitted on the first 4,096), `eval_fitted_logit_scale`. The head of the lowest is kept, the untrained
+    one included, and gets that temperature, unless it is frozen, as by adapters of PEFT. `compute_metrics`
+    gets the natural parameters and the image vectors of
     all pairs as predictions and the `image_ids` as labels, and is called only where there are ids.
+
+    Attributes:
+        warnings (`list[str]`): what is doubtful about the pairs, the run and the head that is kept, in sentences.
 
     Raises:
         ValueError: if several GPUs are visible to one process, where `DataParallel` would split the contrast, or if
-            the processes were started for FSDP or DeepSpeed.
+            the processes were started for FSDP or DeepSpeed; while training, if a loss or a weight is not finite.
     """
 
     args: AsymVLMTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        given = inspect.signature(Trainer.__init__).bind(self, *args, **kwargs).arguments
+        own: AsymVLMTrainingArguments = given.get("args") or AsymVLMTrainingArguments()
+        pairs = given.get("train_dataset")
+        num_pairs = len(pairs) if isinstance(pairs, Sized) else own.global_train_batch_size
+        index = getattr(pairs, "text_image_index", None) if own.one_caption_per_image else None
+        self.schedule = own.schedule(num_pairs, largest_batch=None if index is None else len(index.unique()))
+        given.pop("self")
+        super().__init__(**{**given, "args": own.resolved(self.schedule)})
+        self.warnings: list[str] = []
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.args.n_gpu} GPUs, and DataParallel would contrast only within a GPU. Start "
@@ -79,10 +95,62 @@ class AsymVLMTrainer(Trainer):
         if self.args.bf16 or self.args.fp16:
             model = self.accelerator.unwrap_model(self.model)
             model.text_head.training_dtype = torch.bfloat16 if self.args.bf16 else torch.float16
-        if self.args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        if self.args.early_stopping_patience is not None and self.args.load_best_model_at_end:
+            self.add_callback(EarlyStopping(self.args.early_stopping_patience))
         self.interruption = SaveOnInterrupt()
         self.add_callback(self.interruption)
+
+    def warn(self, sentence: str) -> None:
+        """Notes a sentence in `warnings`, and says it once, whatever the number of processes."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+            if self.is_world_process_zero():
+                logger.warning(sentence)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`. Notes in `warnings` what is doubtful, and gives the head that is kept its temperature."""
+        datasets = {"train": self.train_dataset, "validation": self.eval_dataset}
+        splits = {name: pairs.split for name, pairs in datasets.items() if isinstance(pairs, FeaturePairs)}
+        for sentence in [*pair_warnings(splits), *run_warnings(self.schedule.max_steps)]:
+            self.warn(sentence)
+        result = super().train(*args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        check_weights(model, self.state.global_step, self.args.learning_rate)
+        kept = kept_evaluation(self.args, self.state)
+        if kept is not None and not self.interruption.interrupted:
+            step, logit_scale, at_bound = kept
+            if model.logit_scale.requires_grad:
+                with torch.no_grad():
+                    model.logit_scale.fill_(logit_scale)
+            starts_as_backbone = isinstance(model, PreTrainedModel) and model.config.mean_direction != "learned"
+            num_pairs = min(len(self.eval_dataset), PAIRS_TO_FIT_ON)  # type: ignore[arg-type]
+            for sentence in kept_warnings(step, at_bound, num_pairs, starts_as_backbone=starts_as_backbone):
+                self.warn(sentence)
+        return result
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in `Trainer`. Raises `ValueError` if the loss is NaN or infinite, on all processes at once."""
+        loss = super().training_step(*args, **kwargs)
+        finite = torch.isfinite(loss).to(torch.int32)
+        if self.args.world_size > 1:
+            dist.all_reduce(finite, dist.ReduceOp.MIN)
+        if not finite:
+            step, learning_rate = self.state.global_step + 1, self._get_learning_rate()
+            raise diverged(f"the loss is {loss.item()}", step, learning_rate)
+        return loss
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As in `Trainer`; that before the first step, which `skip_scheduler` tells, makes a candidate of the head."""
+        if not skip_scheduler:
+            return super()._evaluate(trial, ignore_keys_for_eval)
+        if self.state.best_metric is not None or self.state.global_step:  # a run that goes on has had it
+            return {}
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)
+        self._determine_best_metric(metrics, trial)
+        if self.args.load_best_model_at_end:
+            self._save_checkpoint(self.model_wrapped, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        return metrics
 
     def compute_loss(
         self,
@@ -92,9 +160,10 @@ class AsymVLMTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The unified objective of a batch of matching pairs, across processes; see [`unified_loss`]."""
-        image_ids = inputs.get("image_ids")
+        image_ids = None if self.args.same_image_negatives else inputs.get("image_ids")
         outputs = model(**_features(inputs), return_logits=False)
-        loss = self._objective(outputs.text_embeds, outputs.image_embeds, image_ids, gather=True)
+        scale = self.accelerator.unwrap_model(self.model).logit_scale
+        loss = self._objective(outputs.text_embeds, outputs.image_embeds, image_ids, scale, gather=True)
         return (loss, outputs) if return_outputs else loss
 
     def _objective(
@@ -102,6 +171,7 @@ class AsymVLMTrainer(Trainer):
         text_embeds: torch.Tensor,
         image_embeds: torch.Tensor,
         image_ids: torch.Tensor | None,
+        logit_scale: torch.Tensor | float,
         *,
         gather: bool,
     ) -> torch.Tensor:
@@ -109,7 +179,7 @@ class AsymVLMTrainer(Trainer):
         return model.config.law.loss(
             text_embeds,
             image_embeds,
-            model.logit_scale,
+            logit_scale,
             image_ids=image_ids,
             tile_size=self.args.tile_size,
             gather=gather,
@@ -148,19 +218,46 @@ class AsymVLMTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in `Trainer`, with `{metric_key_prefix}_loss` the mean objective over blocks of nearly equal size."""
+        """
+        As in `Trainer`, with `{metric_key_prefix}_loss` the mean objective over blocks of nearly equal size, and
+        `_fitted_loss` that at the best temperature, `_fitted_logit_scale`; `_fitted_at_bound` where it would fall
+        further with a higher one.
+        """
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         arrays: list[Any] = [*output.predictions, *([] if output.label_ids is None else [output.label_ids])]
         per_pair = [torch.from_numpy(np.asarray(array)).to(self.args.device) for array in arrays]
         num_pairs = len(per_pair[0])
         num_blocks = max(1, min(math.ceil(num_pairs / self.args.eval_batch_size), num_pairs // 2))
-        total = 0.0
-        with torch.no_grad():
-            for rows in torch.arange(num_pairs, device=self.args.device).tensor_split(num_blocks):
-                text_embeds, image_embeds, *image_ids = (array[rows] for array in per_pair)
-                loss = self._objective(text_embeds, image_embeds, image_ids[0] if image_ids else None, gather=False)
+        blocks = torch.arange(num_pairs, device=self.args.device).tensor_split(num_blocks)
+
+        def loss_at(logit_scale: torch.Tensor | float) -> float:
+            total = 0.0
+            for rows in blocks:
+                text_embeds, image_embeds, *ids = (array[rows] for array in per_pair)
+                image_ids = ids[0] if ids else None
+                loss = self._objective(text_embeds, image_embeds, image_ids, logit_scale, gather=False)
                 total += loss.item() * len(rows)
-        metrics = {**(output.metrics or {}), f"{metric_key_prefix}_loss": total / num_pairs}
+            return total / num_pairs
+
+        with torch.no_grad():
+            model = self.accelerator.unwrap_model(self.model)
+            metrics = {**(output.metrics or {}), f"{metric_key_prefix}_loss": loss_at(model.logit_scale)}
+            if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]) and self.is_in_train:
+                raise diverged("the validation loss is not finite", self.state.global_step, self._get_learning_rate())
+            objective = ObjectiveOfTemperature()
+            law = model.config.law
+            for rows in blocks:
+                if not objective.num_pairs or objective.num_pairs + len(rows) <= PAIRS_TO_FIT_ON:
+                    text_embeds, image_embeds, *ids = (array[rows] for array in per_pair)
+                    objective.add(law.scores(text_embeds, image_embeds), ids[0] if ids else None)
+            own = model.logit_scale.item()
+            fitted = fit_temperature(
+                objective, start=own if own > 0 else 1.0, smallest_loss=1 / (objective.num_pairs + 1)
+            )
+            metrics[f"{metric_key_prefix}_{FITTED_LOSS}"] = loss_at(fitted.logit_scale)
+            metrics[f"{metric_key_prefix}_{FITTED_SCALE}"] = fitted.logit_scale
+            if fitted.at_bound:
+                metrics[f"{metric_key_prefix}_{AT_BOUND}"] = 1.0
         return output._replace(metrics=metrics)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
@@ -195,83 +292,3 @@ class AsymVLMTrainer(Trainer):
         self.remove_callback(_EpochOrder)
         self.add_callback(_EpochOrder(order))
         return order
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """As in `Trainer`, but the folder appears under its name when all of it is on the disk."""
-        self.store_flos()
-        run = Path(str(self.args.output_dir))
-        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        unfinished = run / f"{UNFINISHED}{folder.name}"
-        if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        self._wait_for_all()
-        self.save_model(str(unfinished), _internal_call=True)
-        if self.state.best_global_step:
-            best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-            if best == folder or best.exists():
-                self.state.best_model_checkpoint = str(best)
-        if not self.args.save_only_model:
-            save_random_state(unfinished / self._random_state_file)
-            if self.args.should_save:
-                save_training_state(unfinished, self.optimizer, self.lr_scheduler, self.accelerator.scaler)
-        self._wait_for_all()
-        if self.args.should_save:
-            exportable = (*self.callback_handler.callbacks, self.control)
-            states: Any = {
-                type(part).__name__: part.state() for part in exportable if isinstance(part, ExportableState)
-            }
-            self.state.stateful_callbacks = states
-            self.state.save_to_json(str(unfinished / "trainer_state.json"))
-            for path in [*unfinished.rglob("*"), unfinished]:
-                flush_to_disk(path)
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that this one goes over again
-            unfinished.rename(folder)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
-
-    @property
-    def _random_state_file(self) -> str:
-        return f"random_state_{self.args.process_index}.safetensors"
-
-    def _wait_for_all(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_training_state(Path(checkpoint), self.optimizer, self.lr_scheduler, self.accelerator.scaler)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """Restored with the optimiser."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """A process that the checkpoint does not know, as there were fewer, keeps the state of its seed."""
-        if checkpoint is not None and (Path(checkpoint) / self._random_state_file).is_file():
-            load_random_state(Path(checkpoint) / self._random_state_file)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        missing = [name for name in load_result.missing_keys if not name.startswith(BACKBONE_PREFIX)]
-        unexpected = list(load_result.unexpected_keys)
-        if missing or unexpected:
-            raise ValueError(f"The checkpoint is not of this model: missing {missing}, unexpected {unexpected}.")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            return
-        output_dir = output_dir or str(self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PreTrainedModel):
-            # On the way only the head changes: a checkpoint without the frozen backbone is small, and is completed on
-            # loading. What is saved by name is saved as the model's configuration says.
-            on_the_way = Path(output_dir).name.removeprefix(UNFINISHED).startswith(PREFIX_CHECKPOINT_DIR)
-            head_only = on_the_way and model.config.base_model_name_or_path is not None
-            model.save_pretrained(output_dir, state_dict=state_dict, save_backbone=False if head_only else None)
-        else:  # a PEFT model around it, which saves its adapters alone
-            model.save_pretrained(output_dir, state_dict=state_dict)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(output_dir)
-        write_json(Path(output_dir) / "training_args.json", self.args.to_sanitized_dict())

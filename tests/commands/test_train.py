@@ -274,12 +274,13 @@ def test_a_store_without_a_test_split_is_refused_before_anything_is_loaded(store
 
 def test_a_run_goes_on_only_in_its_folder_and_with_its_head(store, tmp_path, capsys):
     folder = tmp_path / "out"
-    run("--embeddings", store, "--output_dir", folder, "--distribution", "vmf")
+    former = ["--recipe", "learned", "--eval_on_start", "false", "--metric_for_best_model", "eval_loss"]
+    run("--embeddings", store, "--output_dir", folder, "--distribution", "vmf", *former)
     (checkpoint,) = folder.glob("checkpoint-*")
-    again = ["--embeddings", store, "--resume_from_checkpoint", checkpoint, "--output_dir"]
+    again = [*former, "--embeddings", store, "--resume_from_checkpoint", checkpoint, "--output_dir"]
     assert "trained with --distribution vmf, not power_spherical" in error_of(capsys, *again, folder)
     assert "is not in --output_dir" in error_of(capsys, *again, tmp_path / "other", "--distribution", "vmf")
-    elsewhere = ["--embeddings", store, "--resume_from_checkpoint", tmp_path, "--output_dir", folder]
+    elsewhere = [*former, "--embeddings", store, "--resume_from_checkpoint", tmp_path, "--output_dir", folder]
     assert "is not the folder of a checkpoint" in error_of(capsys, *elsewhere)
     run(*again, folder, "--distribution", "vmf", "--num_train_epochs", 2)
     assert "checkpoint-2" in {path.name for path in folder.glob("checkpoint-*")}

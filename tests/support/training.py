@@ -5,7 +5,22 @@ import torch
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 from modeling_asymvlm.training.batches import FeaturePairs
+from modeling_asymvlm.training.recipes import RECIPES
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+
+
+# Heads that are compared every epoch at their own temperature, without the untrained one.
+EVERY_EPOCH = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "eval_on_start": False,
+    "metric_for_best_model": "eval_loss",
+    "early_stopping_patience": None,
+    "learning_rate": 3e-3,
+}
+
+
+LEARNED = {**RECIPES["learned"].head, "hidden_size": 32}
 
 
 def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float = 0.5) -> FeaturePairs:
@@ -19,7 +34,8 @@ def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float =
 
 
 def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> AsymVLMTrainer:
-    defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "disable_tqdm": True, "report_to": "none"}
+    defaults = {**EVERY_EPOCH, "num_train_epochs": 2, "per_device_train_batch_size": 16}
+    defaults |= {"disable_tqdm": True, "report_to": "none"}
     return AsymVLMTrainer(
         model=model,
         args=AsymVLMTrainingArguments(output_dir=str(folder), **{**defaults, **arguments}),
@@ -31,7 +47,7 @@ def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> 
 
 def head_model(**arguments) -> AsymVLMModel:
     torch.manual_seed(5)
-    head = {"projection_dim": 24, "hidden_size": 32, "num_hidden_layers": 3}
+    head = {"projection_dim": 24, **LEARNED, "hidden_size": 32, "num_hidden_layers": 3}
     return AsymVLMModel(AsymVLMConfig(**{**head, **arguments}))
 
 

@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_no_pickle_and_appears_only_when_it_is_whole(tmp_path
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("modeling_asymvlm.training.trainer.save_training_state", fail)
+    monkeypatch.setattr("modeling_asymvlm.training.checkpoints.save_training_state", fail)
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["unfinished-checkpoint-3"]
@@ -79,7 +79,8 @@ def test_a_checkpoint_holds_no_pickle_and_appears_only_when_it_is_whole(tmp_path
 
 
 def test_the_best_checkpoint_and_the_last_are_kept(tmp_path):
-    _, trainer = train(tmp_path, load_best_model_at_end=True, save_total_limit=2, learning_rate=0.3)
+    noise = {"evaluation": make_pairs(1, 21, 21, noise=50.0), "learning_rate": 0.3}  # the first is the best of it
+    _, trainer = train(tmp_path, load_best_model_at_end=True, save_total_limit=2, **noise)
     best = trainer.state.best_model_checkpoint
     assert {path.name for path in tmp_path.iterdir()} == {os.path.basename(best), "checkpoint-12"}
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())

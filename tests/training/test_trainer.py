@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.model.objective import unified_loss
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
-from tests.support.training import head_model, make_pairs, make_trainer, objective_on
+from tests.support.training import EVERY_EPOCH, LEARNED, head_model, make_pairs, make_trainer, objective_on
 
 
 @pytest.mark.parametrize("distribution", ["vmf", "power_spherical", "deterministic"])
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_another_head_is_refused(tmp_path):
     model = head_model()
     make_trainer(tmp_path, model, num_train_epochs=1).train()
     (checkpoint,) = tmp_path.glob("checkpoint-*")
-    deeper = AsymVLMModel(AsymVLMConfig(projection_dim=24, hidden_size=32, num_hidden_layers=4))
+    deeper = head_model(num_hidden_layers=4)
     with pytest.raises(ValueError, match="not of this model: missing .*hidden_layers.3"):
         make_trainer(tmp_path, deeper).train(resume_from_checkpoint=str(checkpoint))
 
@@ -95,13 +95,17 @@ def test_evaluation_drops_no_pair_whatever_the_batch_size(tmp_path, eval_batch_s
 
 
 def test_pixels_and_tokens_train_the_head_and_leave_the_backbone(tmp_path, tiny_clip, batch):
-    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, hidden_size=32)
+    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, **LEARNED)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = [{name: tensor[row] for name, tensor in batch.items()} for row in range(4)] * 2
     trainer = AsymVLMTrainer(
         model=model,
         args=AsymVLMTrainingArguments(
-            output_dir=str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, disable_tqdm=True
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_train_epochs=1,
+            disable_tqdm=True,
+            **EVERY_EPOCH,
         ),
         train_dataset=rows,
         eval_dataset=rows,

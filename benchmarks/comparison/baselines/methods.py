@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.small_data import EVERY_SPECIFICITY
-from benchmarks.small_data import RECOMMENDED as SMALL_DATA
+from benchmarks.small_data import EVERY_SPECIFICITY, Setting, recipe
 from modeling_asymvlm.training.arguments import AsymVLMTrainingArguments
+from modeling_asymvlm.training.schedule import DEFAULT_EPOCHS
 
 from .asymvlm import AsymVLM
 from .cosine import Cosine
@@ -48,21 +48,29 @@ VMF, PS = "vmf", "power_spherical"
 DEFAULT_TRAINING: dict[str, Any] = {
     "learning_rate": AsymVLMTrainingArguments.learning_rate,
     "weight_decay": AsymVLMTrainingArguments.weight_decay,
-    "num_epochs": int(AsymVLMTrainingArguments.num_train_epochs),
+    "num_epochs": DEFAULT_EPOCHS,
 }
 
 
+def _training(arguments: dict[str, Any]) -> Training:
+    given = {name.replace("num_train_epochs", "num_epochs"): value for name, value in arguments.items()}
+    if "num_epochs" in given:
+        given["num_epochs"] = int(given["num_epochs"])
+    return Training(**{**DEFAULT_TRAINING, **given})
+
+
 def _asymvlm(label: str, distribution: str, **settings: Any) -> Entry:
-    drawn = not settings
-    settings = {"distribution": distribution, **settings}
-    return Entry(label, AsymVLM, settings, Training(**DEFAULT_TRAINING), drawn)
+    """A head of the recipe `learned` with some of its arguments replaced."""
+    head, arguments = recipe("learned")
+    return Entry(
+        label, AsymVLM, {"distribution": distribution, **head, **settings}, _training(arguments), drawn=not settings
+    )
 
 
-def _recommended(label: str, distribution: str, recommendation: tuple[dict, dict]) -> Entry:
-    head, arguments = recommendation
-    training = {name.replace("num_train_epochs", "num_epochs"): value for name, value in arguments.items()}
+def _setting(label: str, distribution: str, setting: Setting) -> Entry:
+    head, arguments = setting
     settings = {"distribution": distribution, **head}
-    return Entry(label, AsymVLM, settings, Training(**{**DEFAULT_TRAINING, **training}), drawn=distribution == PS)
+    return Entry(label, AsymVLM, settings, _training(arguments), drawn=distribution == PS)
 
 
 METHODS: dict[str, Entry] = {
@@ -79,10 +87,10 @@ METHODS: dict[str, Entry] = {
     "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(3e-3)),
     "vmf": _asymvlm("AsymVLM vMF", VMF),
     "ps": _asymvlm("AsymVLM PS", PS),
-    "vmf-small-data": _recommended("AsymVLM vMF, for small data", VMF, SMALL_DATA),
-    "ps-small-data": _recommended("AsymVLM PS, for small data", PS, SMALL_DATA),
-    "vmf-input-dropout": _recommended("AsymVLM vMF, input dropout", VMF, EVERY_SPECIFICITY),
-    "ps-input-dropout": _recommended("AsymVLM PS, input dropout", PS, EVERY_SPECIFICITY),
+    "vmf-small-data": _setting("AsymVLM vMF, for small data", VMF, recipe("default")),
+    "ps-small-data": _setting("AsymVLM PS, for small data", PS, recipe("default")),
+    "vmf-input-dropout": _setting("AsymVLM vMF, input dropout", VMF, EVERY_SPECIFICITY),
+    "ps-input-dropout": _setting("AsymVLM PS, input dropout", PS, EVERY_SPECIFICITY),
     "vmf-both-sides": _asymvlm("vMF, both sides", VMF, sides=("text", "image")),
     "vmf-image-side": _asymvlm("vMF, image side only", VMF, sides=("image",)),
     "ps-image-side": _asymvlm("PS, image side only", PS, sides=("image",)),
