@@ -6,12 +6,13 @@ from typing import Any
 
 from transformers import AutoConfig, AutoProcessor
 
+from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
 from ..reporting.results import read_results
-from ..reporting.run_files import save_card, save_figures
+from ..reporting.run_files import figure_warnings, save_card, save_figures, saved_calibration
 from ..reporting.tables import format_table
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -50,9 +51,10 @@ def evaluate_checkpoint(
     own_folder = folder.is_dir() and Path(checkpoint).is_dir() and folder.samefile(checkpoint)
     known = own_folder and (folder / "all_results.json").is_file()
     results = read_results(folder / "all_results.json") if known else {}
-    results["test"] = evaluate_split(model.eval(), test)
+    results["test"] = evaluate_split(model.eval(), test, calibration=saved_calibration(checkpoint, model))
     results["test"]["time"] = {"features": embedded - started, "evaluation": time.perf_counter() - embedded}
-    results |= {"model": model_facts(config), "broken_images": broken}
+    results |= {"model": model_facts(config), "broken_images": broken, "head_fingerprint": head_fingerprint(model)}
+    results["warnings"] = figure_warnings(results["test"])
     results["evaluation"] = data.record(command)
     save_figures(folder, results)
     if own_folder:

@@ -23,20 +23,19 @@ import transformers
 import yaml
 from transformers import AutoProcessor, set_seed
 
-from ..model.checkpoint_fingerprints import check_fingerprint
+from ..model.checkpoint_fingerprints import check_fingerprint, head_fingerprint
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.sources import PairSource
 from ..pairs.splits import SPLITS
-from ..reporting.backbone_differences import backbone_differences
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
-from ..reporting.run_files import example_texts, save_card, save_figures, save_reference, training_record
+from ..reporting.run_files import calibrate, example_texts, figure_warnings, save_card, save_figures, training_record
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.batches import FeaturePairs
-from ..training.checks import comparison_warnings, leak_warnings, pair_warnings
+from ..training.checks import leak_warnings, pair_warnings
 from ..training.recipes import RECIPES, Recipe
 from ..training.search import search_regularisation, use_regularisation
 from ..training.trainer import AsymVLMTrainer
@@ -215,20 +214,21 @@ def main(arguments: list[str], command: str = "train") -> int:
         processor.save_pretrained(folder)
     saved = time.perf_counter()
     results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
-    results["test"] = evaluate_split(model, splits["test"])
-    results["backbone_differences"] = backbone_differences(model, splits["validation"], splits["test"])
-    seconds = {"features": embedded - started, "training": trained - embedded}
-    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - saved}
+    source = data.record(arguments)
+    calibration, sentences = calibrate(folder, model, splits["train"], splits["validation"], source)
+    calibrated = time.perf_counter()
+    results["test"] = evaluate_split(model, splits["test"], calibration=calibration)
+    seconds = {"features": embedded - started, "training": trained - embedded, "calibration": calibrated - saved}
+    results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - calibrated}
+    results["head_fingerprint"] = head_fingerprint(model)
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]
     results["example_texts"] = example_texts(model, processor, splits["validation"])
-    source = data.record(arguments)
-    save_reference(folder, model, splits["validation"], source)
     steps = trainer.state.global_step
     results["training"] = training_record(source, trainer.args, splits["train"], steps, seconds)
     results["training"]["epochs"] = trainer.state.epoch
     if search is not None:
         results["training"]["search"] = search
-    for sentence in comparison_warnings(results["backbone_differences"]):
+    for sentence in [*sentences, *figure_warnings(results["test"])]:
         trainer.warn(sentence)
     results["warnings"] = trainer.warnings
     save_figures(folder, results)

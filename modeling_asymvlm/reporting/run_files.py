@@ -10,9 +10,12 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_matplotlib_available
 
-from ..calibration.reference import REFERENCE_FILE, UncertaintyReference
+from ..calibration.calibration import Calibration
+from ..calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
+from ..calibration.fitting import MIN_HELD_OUT
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
+from ..training.checks import comparison_warnings
 from .model_card import PLOTS, model_card, write_model_card
 from .results import write_results
 from .usage_example import choose_texts, run_example, usage_example
@@ -85,15 +88,56 @@ def save_figures(folder: Path, results: dict[str, Any]) -> None:
     write_results(folder / "all_results.json", results)
 
 
-def save_reference(folder: Path, model: AsymVLMModel, validation: EmbeddingSplit, data: dict[str, Any]) -> None:
+def calibrate(
+    folder: Path, model: AsymVLMModel, train: EmbeddingSplit, validation: EmbeddingSplit, data: dict[str, Any]
+) -> tuple[Calibration | None, list[str]]:
     """
-    Writes the uncertainties of the validation captions beside the model. Not those of the training captions: a head
-    that was fitted to these gives them other concentrations than it gives to new texts.
+    Calibrates a head on training and validation pairs, and writes that beside the model.
+
+    Args:
+        folder (`Path`): of the model; an older calibration in it goes.
+        model (`AsymVLMModel`): in evaluation mode.
+        train, validation (`EmbeddingSplit`): as of [`Calibration.fit`].
+        data (`dict`): of [`data_record`].
+
+    Returns:
+        The calibration, `None` where the validation split is too small for one, and what the user must know.
     """
-    (folder / REFERENCE_FILE).unlink(missing_ok=True)
-    if model.config.law.has_concentration:
-        corpus = f"validation captions of {data['dataset']}"
-        UncertaintyReference.from_features(model, validation.text_features, corpus=corpus).save(folder)
+    for name in (CALIBRATION_FILE, TENSORS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if min(len(validation.captions), len(validation.image_ids)) < MIN_HELD_OUT:
+        return None, [
+            f"There is no calibration: the validation split has {len(validation.captions)} captions of "
+            f"{len(validation.image_ids)} images, and at least {MIN_HELD_OUT} of both are needed."
+        ]
+    calibration = Calibration.fit(model, train, validation, corpus=f"validation captions of {data['dataset']}")
+    calibration.save_pretrained(folder)
+    return calibration, [
+        f"{name} is not to be trusted here: {worth.reason}."
+        for name, worth in calibration.measured.items()
+        if worth.reason is not None
+    ]
+
+
+def saved_calibration(checkpoint: str, model: AsymVLMModel) -> Calibration | None:
+    """The calibration in the folder of a checkpoint, or `None` where there is none. Raises `ValueError` as loading."""
+    if not (Path(checkpoint) / CALIBRATION_FILE).is_file():
+        return None
+    return Calibration.from_pretrained(checkpoint, model=model)
+
+
+def figure_warnings(test: dict[str, Any]) -> list[str]:
+    """What the figures of [`evaluate_split`] say that a user must know: worse than the backbone, or no confidence."""
+    differences = {name: each["interval"] for name, each in test.get("differences_to_backbone", {}).items()}
+    found = comparison_warnings(differences)
+    worth = test.get("confidences", {}).get("concentration")
+    if worth is not None and not worth["auroc_interval"][0] > 0.5:
+        low, high = worth["auroc_interval"]
+        found.append(
+            f"1/kappa does not foretell errors on these data: its AUROC is {worth['auroc']:.2f} [{low:.2f}, "
+            f"{high:.2f}], where 0.5 is chance."
+        )
+    return found
 
 
 @torch.no_grad()
@@ -124,8 +168,7 @@ def example_texts(model: AsymVLMModel, processor: Any, validation: EmbeddingSpli
 
 def check_run_files(folder: Path, model: AsymVLMModel) -> None:
     """Raises `ValueError` if files beside a checkpoint were made with another head."""
-    if (folder / REFERENCE_FILE).is_file():
-        UncertaintyReference.from_pretrained(folder).check_head(model)
+    saved_calibration(str(folder), model)
 
 
 def save_card(folder: Path, results: dict[str, Any]) -> None:
