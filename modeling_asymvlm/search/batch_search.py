@@ -21,6 +21,11 @@ class ScoredIndex(FlatIndex):
     query. A batch holds prepared queries, float64 of shape `(batch, dim)`, which are referred to by their numbers.
     """
 
+    @property
+    def posterior_scale(self) -> float:
+        """Inverse temperature of the posterior: it is the softmax of this times the score."""
+        return self.logit_scale
+
     @abstractmethod
     def _prepare(self, queries: Embeddings) -> torch.Tensor:
         """Checked queries in float64, `(queries, dim)`."""
@@ -28,16 +33,16 @@ class ScoredIndex(FlatIndex):
     @abstractmethod
     def _faiss_queries(
         self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
-    ) -> tuple[torch.Tensor, float]:
-        """float32 vectors for FAISS, and what rounding may take from their inner products."""
+    ) -> tuple[torch.Tensor, float | np.ndarray]:
+        """float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys."""
 
     @abstractmethod
     def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
         """What [`scan_gallery`] takes."""
 
     @abstractmethod
-    def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
-        """What no exact key exceeds whose float32 key in a scan is at most this."""
+    def _scan_bounds(self, queries: torch.Tensor, smallest_keys: np.ndarray) -> np.ndarray:
+        """What no exact key of these queries exceeds whose float32 key in a scan is at most this."""
 
     @abstractmethod
     def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -110,7 +115,7 @@ class BatchSearch:
         log_posterior = None
         if self.plan.posterior:
             log_sums = index._log_sums(batch) if self.log_sums is None else self.log_sums
-            log_posterior = index.logit_scale * scores - log_sums.numpy()[:, None]
+            log_posterior = index.posterior_scale * scores - log_sums.numpy()[:, None]
         return BatchResults(rows, scores, index._uncertainty(batch, rows), log_posterior)
 
     def _proposals(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
@@ -131,12 +136,14 @@ class BatchSearch:
             len(numbers),
             len(self.index),
             count=count,
-            logit_scale=self.index.logit_scale if takes_sums else None,
+            logit_scale=self.index.posterior_scale if takes_sums else None,
             allowed=self._allowed(),
         )
         if takes_sums:
             self.log_sums = found.log_sums
-        return Proposals(found.rows.numpy(), self.index._scan_bounds(found.keys.double().numpy().min(axis=1)))
+        return Proposals(
+            found.rows.numpy(), self.index._scan_bounds(self.batch[numbers], found.keys.double().numpy().min(axis=1))
+        )
 
     def _by_faiss(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
         searched = self.index._faiss if self.plan.approximate is None else self.plan.approximate

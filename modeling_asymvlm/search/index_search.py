@@ -38,6 +38,11 @@ class SearchResults:
             1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
             kappa = 0 and NaN for `distribution="deterministic"`.
         exact (`bool`): whether these are proven to be the best, or come from an approximate index.
+        confidence (float64, shape `(queries,)`, *optional*):
+            Of an image index with a calibration: the probability that the first result is right, given that the answer
+            is in the gallery; `None` without a posterior, or where the calibration does not trust it.
+        presence (float64, shape `(queries,)`, *optional*):
+            Likewise, the probability that the answer is in the gallery at all.
     """
 
     rows: np.ndarray
@@ -46,6 +51,8 @@ class SearchResults:
     log_posterior: np.ndarray | None
     uncertainty: np.ndarray
     exact: bool
+    confidence: np.ndarray | None = None
+    presence: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,6 +78,7 @@ class SearchableIndex(ScoredIndex):
         approximate: faiss.Index | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        prior: float = 0.5,
     ) -> SearchResults:
         """
         The `k` best rows for every query, proven to be those of an exhaustive search in float64; of equal scores the
@@ -97,6 +105,8 @@ class SearchableIndex(ScoredIndex):
                 `posterior=True` asks for it.
             batch_size (`int`, *optional*, defaults to 256): queries at a time.
             progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
+            prior (`float`, *optional*, defaults to 0.5):
+                For `presence`: how often the answer is in the gallery, in (0, 1).
 
         Raises:
             ValueError: for queries that are empty, of another width, NaN or without direction, for `k` outside 1 to
@@ -116,14 +126,22 @@ class SearchableIndex(ScoredIndex):
         for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
             parts.append(BatchSearch(self, prepared[start : start + batch_size], plan).results())
         rows = np.concatenate([part.rows for part in parts])
+        log_posterior = np.concatenate([part.log_posterior for part in parts]) if posterior else None
         return SearchResults(
             rows=rows,
             labels=self._labels_of(rows),
             scores=np.concatenate([part.scores for part in parts]),
-            log_posterior=np.concatenate([part.log_posterior for part in parts]) if posterior else None,
+            log_posterior=log_posterior,
             uncertainty=np.concatenate([part.uncertainty for part in parts]),
             exact=approximate is None,
+            **self._confidences(prepared, log_posterior, prior),
         )
+
+    def _confidences(
+        self, prepared: torch.Tensor, log_posterior: np.ndarray | None, prior: float
+    ) -> dict[str, np.ndarray | None]:
+        """`confidence` and `presence` of the results; none without a calibration."""
+        return {}
 
     @torch.no_grad()
     def log_posterior(
@@ -160,7 +178,7 @@ class SearchableIndex(ScoredIndex):
                 numbers = np.flatnonzero(lengths == length)
                 own_rows = np.stack([right[start + number] for number in numbers])
                 scores = self._scores(batch, numbers, self._keys(batch, numbers, own_rows))
-                best[start + numbers] = self.logit_scale * scores.max(axis=1) - log_sums[numbers]
+                best[start + numbers] = self.posterior_scale * scores.max(axis=1) - log_sums[numbers]
         return best
 
     def _checked_method(self, method: str | None, **options: Any) -> str:
@@ -209,7 +227,7 @@ class SearchableIndex(ScoredIndex):
     def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
         """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
         size = len(batch), len(self)
-        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.logit_scale).log_sums
+        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.posterior_scale).log_sums
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
         if not self.law.has_concentration:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import faiss
 import numpy as np
@@ -44,7 +44,7 @@ class FlatIndex(ABC):
         self._faiss = faiss.IndexFlatIP(self.dim + self._extra_columns())
 
     @classmethod
-    def from_split(cls, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> Self:
+    def from_split(cls, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096, **options: Any) -> Self:
         """
         An index of a split of an `EmbeddingStore`, with the distribution and the temperature of the model.
 
@@ -52,12 +52,9 @@ class FlatIndex(ABC):
             model (`AsymVLMModel`): in evaluation mode, on any device.
             split (`EmbeddingSplit`): its captions or images are indexed.
             batch_size (`int`, *optional*, defaults to 4096): rows at a time.
+            options: further arguments of the class, such as `calibration` of an image index.
         """
-        index = cls(
-            split.dim,
-            **asdict(model.config.law),
-            logit_scale=model.logit_scale.item(),
-        )
+        index = cls(split.dim, **asdict(model.config.law), logit_scale=model.logit_scale.item(), **options)
         index.model_fingerprint = head_fingerprint(model)
         index.add_split(model, split, batch_size=batch_size)
         return index
@@ -123,6 +120,7 @@ class FlatIndex(ABC):
             "logit_scale": self.logit_scale,
             "model": self.model_fingerprint,
             "splits": self.split_fingerprints,
+            **self._more_settings(),
         }
         write_index(Path(path), manifest, self._faiss, self.labels, self._parameters())
 
@@ -153,7 +151,7 @@ class FlatIndex(ABC):
         """
         saved = read_index(Path(path), cls.kind, memory_map=memory_map)
         manifest, vectors = saved.manifest, saved.vectors
-        index = cls(**{name: manifest[name] for name in ("dim", "distribution", "normalizer", "logit_scale")})
+        index = cls._from_settings(manifest)
         if vectors.d != index._faiss.d:
             raise ValueError(
                 f"The vectors of {str(path)!r} are {vectors.d} wide, not {index._faiss.d}: save it again."
@@ -169,6 +167,15 @@ class FlatIndex(ABC):
                 "store has changed since, or the splits differ in number or order. Build the index again."
             )
         return index
+
+    @classmethod
+    def _from_settings(cls, manifest: dict[str, Any]) -> Self:
+        """An empty index with the settings of a saved one."""
+        return cls(**{name: manifest[name] for name in ("dim", "distribution", "normalizer", "logit_scale")})
+
+    def _more_settings(self) -> dict[str, Any]:
+        """What is saved of the settings besides those that all indexes have."""
+        return {}
 
     def _check_model(self, model: AsymVLMModel) -> None:
         if self.model_fingerprint != head_fingerprint(model):

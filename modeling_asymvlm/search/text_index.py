@@ -186,7 +186,7 @@ class TextIndex(SearchableIndex):
 
         return tile
 
-    def _scan_bounds(self, smallest_keys: np.ndarray) -> np.ndarray:
+    def _scan_bounds(self, queries: torch.Tensor, smallest_keys: np.ndarray) -> np.ndarray:
         rounding = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
         if self.law.is_linear:
             return smallest_keys + rounding
