@@ -116,9 +116,7 @@ class ImageIndex(SearchableIndex):
                 if index.calibration_identity
                 else "without one, not with another calibration"
             )
-            raise ValueError(
-                f"The index at {str(path)!r} was made {made} than this one: build it again with this one."
-            )
+            raise ValueError(f"The index at {str(path)!r} was made {made}: build it again with this one.")
         index.calibration = calibration
         return index
 
