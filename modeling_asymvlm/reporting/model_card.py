@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.backbone_code import needs_code
 from ..model.configuration_asymvlm import AsymVLMConfig
+from ..model.objective import Likelihood
 from .tables import NUM_BINS, format_table
 
 
@@ -98,7 +99,7 @@ def usage_example(facts: dict[str, Any], location: str, *, published: bool) -> s
             "for text, uncertainty in zip(texts, 1 / output.concentration):",
             '    print(f"{uncertainty:.4f}  {text}")',
         ]
-        if facts["distribution"] == "deterministic":
+        if not Likelihood(facts["distribution"]).has_concentration:
             printed = ["print(output.text_embeds.shape)"]
     return "\n".join(lines + printed) + "\n"
 
@@ -272,7 +273,7 @@ def _training(training: dict[str, Any]) -> list[str]:
 
 
 def _limits(facts: dict[str, Any]) -> str:
-    if facts["distribution"] == "deterministic":
+    if not Likelihood(facts["distribution"]).has_concentration:
         return "Retrieval and zero-shot classification. This head gives a point for each text and no uncertainty."
     return (
         "Retrieval, zero-shot classification, and ordering texts by how specific they are. 1/kappa says how "
