@@ -156,10 +156,10 @@ def check_fingerprint(
 
 
 def head_fingerprint(model: Any) -> str:
-    """SHA-256 of all that makes embeddings and scores of a model's features: its head, its temperature and its law."""
+    """SHA-256 of all that makes embeddings and scores of a model's features: head, temperature and distribution."""
     config = model.config
-    law = [config.distribution, config.normalizer, config.mean_direction, config.hidden_act]
-    settings = [*law, config.initial_concentration, config.normalize_text_features]
+    names = [config.distribution, config.normalizer, config.mean_direction, config.hidden_act]
+    settings = [*names, config.initial_concentration, config.normalize_text_features]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for name, tensor in sorted(model.text_head.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

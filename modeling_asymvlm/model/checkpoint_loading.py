@@ -3,16 +3,26 @@
 import copy
 import inspect
 import os
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .backbone_code import class_references, is_remote_code, refers_to_hub, with_loaded_code
+from .backbone_code import with_loaded_code
 from .backbone_quantization import check_not_quantized, hand_quantizer_to_backbone
 from .backbones import RemoteCodeConfig, backbone_class, family_of
 from .checkpoint_fingerprints import backbone_fingerprint, check_fingerprint
+from .checkpoint_sources import (
+    HUB_KWARGS,
+    REPOSITORY_KWARGS,
+    Place,
+    backbone_of_head,
+    chosen,
+    config_of_repository,
+    hub_kwargs_of_base,
+    place_of_code,
+)
 from .checkpoint_weights import (
     HEAD_PREFIX,
     base_model_commit,
@@ -25,17 +35,17 @@ from .checkpoint_weights import (
     with_prefix,
 )
 from .configuration_asymvlm import AsymVLMConfig
-from .frozen_backbone import FrozenBackboneModel
+from .frozen_backbone import FrozenBackboneMixin
+from .text_head import ProbabilisticTextHead
 
 
-# What selects and reaches a repository. Of these, `REPOSITORY_KWARGS` speak of one repository alone and must never be
-# passed on from a head's repository to its backbone's.
-HUB_KWARGS = ("cache_dir", "local_files_only", "token", "proxies")
-BASE_ARGUMENT = "base_model_name_or_path=, the name or folder of the backbone"
-REPOSITORY_KWARGS = ("revision", "subfolder", "force_download", "variant", "use_safetensors", "_commit_hash")
+if TYPE_CHECKING:  # as in frozen_backbone.py
+    Mixed = FrozenBackboneMixin
+else:
+    Mixed = object
 
 
-class LoadableModel(FrozenBackboneModel):
+class CheckpointLoadingMixin(Mixed):
     """Composing and loading: the backbone comes out frozen and in evaluation mode, and no weight is left random."""
 
     @classmethod
@@ -81,33 +91,23 @@ class LoadableModel(FrozenBackboneModel):
             TypeError: for an argument that [`AsymVLMConfig`] does not know.
             OSError: if there is no such repository or folder.
         """
-        known = set(inspect.signature(AsymVLMConfig.__init__).parameters) - {"self", "vlm_config", "kwargs"}
-        unknown = sorted(set(config_kwargs) - known)
-        if unknown:
-            raise TypeError(f"AsymVLMConfig has no argument {', '.join(unknown)}.")
-        hub_kwargs = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        if not isinstance(vlm, str | os.PathLike | PreTrainedModel):
-            raise TypeError(f"vlm must be a name, a folder or a live `PreTrainedModel`, got {type(vlm).__name__}.")
+        _check_arguments(vlm, config_kwargs, revision=revision, device_map=device_map)
+        placing = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+        hub_kwargs: dict[str, Any] = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        base = None if isinstance(vlm, PreTrainedModel) else os.fspath(vlm)
         if isinstance(vlm, PreTrainedModel):
-            if revision is not None or device_map is not None:
-                raise ValueError(
-                    "revision and device_map say how to load a backbone, but a live one was passed: pass its name "
-                    "instead, or move it before."
-                )
-            base, backbone = None, _copy_of(vlm, dtype, attn_implementation)
+            backbone = _copy_of(vlm, dtype, attn_implementation)
             vlm_config = backbone.config
         else:
-            hub_kwargs |= {"revision": revision, "trust_remote_code": trust_remote_code}
-            if trust_remote_code:
-                values, _ = PreTrainedConfig.get_config_dict(vlm, **hub_kwargs)
-                if values.get("model_type") not in CONFIG_MAPPING:
-                    class_references(values.get("auto_map"))
-            base, vlm_config = os.fspath(vlm), AutoConfig.from_pretrained(vlm, **hub_kwargs)
-            if is_remote_code(vlm_config):
-                vlm_config = with_loaded_code(vlm_config, vlm, **hub_kwargs)
-            backbone_class(vlm_config)
+            vlm_config = config_of_repository(vlm, hub_kwargs)
             if text_pad_token_id is None and not family_of(vlm_config).reads_text_mask:
-                text_pad_token_id = load_tokenizer(base, **hub_kwargs).pad_token_id
+                text_pad_token_id = load_tokenizer(vlm, **hub_kwargs).pad_token_id
         check_not_quantized(vlm_config)
         config = AsymVLMConfig(
             vlm_config=vlm_config,
@@ -116,22 +116,25 @@ class LoadableModel(FrozenBackboneModel):
             base_model_revision=None if base is None else base_model_commit(base, **hub_kwargs),
             **config_kwargs,
         )
-        placing = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
         if base is not None:
-            backbone = load_backbone(
-                base, vlm_config, **(placing if quantization_config is None else {"dtype": dtype}), **hub_kwargs
-            )
+            places = placing if quantization_config is None else {"dtype": dtype}
+            backbone = load_backbone(base, vlm_config, **places, **hub_kwargs)
+        model = cls._composed(config, backbone)
+        if quantization_config is not None:
+            return cls._quantized(model, quantization_config=quantization_config, **placing)
+        model.text_head.to(backbone.device)
+        return model.eval()
+
+    @classmethod
+    def _composed(cls, config: AsymVLMConfig, backbone: PreTrainedModel) -> Self:
+        """A backbone with a new head, its fingerprint in `config`. Raises `ValueError` for features of other width."""
         config.backbone_fingerprint, width = backbone_fingerprint(backbone, text_length=config.fixed_text_length)
         if width != config.projection_dim:
             raise ValueError(
                 f"The features of {type(backbone).__name__} are {width} wide, but projection_dim is "
                 f"{config.projection_dim}: pass projection_dim={width}."
             )
-        model = cls(config, vlm=backbone)
-        if quantization_config is not None:
-            return cls._quantized(model, quantization_config=quantization_config, **placing)
-        model.text_head.to(backbone.device)
-        return model.eval()
+        return cls(config, vlm=backbone)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -149,56 +152,56 @@ class LoadableModel(FrozenBackboneModel):
         output_loading_info = kwargs.pop("output_loading_info", False)
         trust_remote_code, code_revision = (kwargs.pop(k, None) for k in ("trust_remote_code", "code_revision"))
         kwargs.pop("ignore_mismatched_sizes", None)  # never: mis-shaped weights are an error
-        own_hub_kwargs = {k: kwargs[k] for k in (*HUB_KWARGS, *REPOSITORY_KWARGS) if kwargs.get(k) is not None}
-        if pretrained_model_name_or_path is not None and not isinstance(config, PreTrainedConfig):
-            config, kwargs = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
-            )
+        place, own = pretrained_model_name_or_path, chosen(kwargs, HUB_KWARGS + REPOSITORY_KWARGS)
+        if place is not None and not isinstance(config, PreTrainedConfig):
+            source = place if config is None else config
+            config, kwargs = AsymVLMConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
         config = copy.deepcopy(config)
-        kwargs = {k: v for k, v in kwargs.items() if k not in (*HUB_KWARGS, *REPOSITORY_KWARGS)}
+        kwargs = {k: v for k, v in kwargs.items() if k not in HUB_KWARGS + REPOSITORY_KWARGS}
         head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
-        source = f"checkpoint {str(pretrained_model_name_or_path)!r}"
-        base_hub_kwargs: dict[str, Any] = {k: v for k, v in own_hub_kwargs.items() if k in HUB_KWARGS}
-        if config is not None and config.base_model_revision is not None:
-            base_hub_kwargs["revision"] = config.base_model_revision
         if config is not None and trust_remote_code and isinstance(config.vlm_config, RemoteCodeConfig):
-            place, place_kwargs = config.base_model_name_or_path, base_hub_kwargs
-            if not head_only and not refers_to_hub(config.vlm_config):
-                place, place_kwargs = pretrained_model_name_or_path, own_hub_kwargs
-                if os.path.isdir(place):
-                    place = os.path.join(place, own_hub_kwargs.get("subfolder", ""))
-            config.vlm_config = with_loaded_code(
-                config.vlm_config, place, **{**place_kwargs, "code_revision": code_revision}
-            )
-        if pretrained_model_name_or_path is None or not head_only:
-            check_shards(
-                pretrained_model_name_or_path, own_hub_kwargs.get("subfolder", ""), own_hub_kwargs.get("variant")
-            )
-            with damage_is_named(source):
-                loaded: Any = super().from_pretrained(
-                    pretrained_model_name_or_path,
-                    *model_args,
-                    config=config,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **{**kwargs, **own_hub_kwargs},
-                )
-            model, loading_info = loaded
-            raise_on_mismatch(loading_info, source)
-            hand_quantizer_to_backbone(model)
-            model._freeze_backbone()
+            code_place, code_kwargs = place_of_code(place, own, config, head_only)
+            code_kwargs["code_revision"] = code_revision
+            config.vlm_config = with_loaded_code(config.vlm_config, code_place, **code_kwargs)
+        if place is None or not head_only:
+            model, loading_info = cls._load_whole(place, model_args, config, own, kwargs)
         else:
-            backbone_class(config.vlm_config)
-            own_hub_kwargs = {k: v for k, v in own_hub_kwargs.items() if k not in ("use_safetensors", "_commit_hash")}
-            head = load_head_weights(pretrained_model_name_or_path, **own_hub_kwargs)
-            adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
-            adapters = adapter_kwargs.pop("_adapter_model_path", None)  # where AutoModel was sent to a PEFT folder
-            model, loading_info = cls._with_backbone(config, head, source, {**kwargs, **base_hub_kwargs})
-            if adapters is not None:
-                model.load_adapter(adapters, adapter_kwargs=adapter_kwargs)
-                model._freeze_backbone()
-            model.name_or_path = model.config.name_or_path = os.fspath(pretrained_model_name_or_path)
+            model, loading_info = cls._load_head_only(place, config, own, kwargs)
         return (model, loading_info) if output_loading_info else model
+
+    @classmethod
+    def _load_whole(
+        cls, place: Place | None, model_args: tuple, config: Any, own: dict[str, Any], kwargs: dict[str, Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """A model and its loading info from a checkpoint that holds all of its weights; `own` selects its files."""
+        check_shards(place, own.get("subfolder", ""), own.get("variant"))
+        source = f"checkpoint {str(place)!r}"
+        kwargs = {**kwargs, **own, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with damage_is_named(source):
+            loaded: Any = super().from_pretrained(place, *model_args, config=config, **kwargs)
+        model, loading_info = loaded
+        raise_on_mismatch(loading_info, source)
+        hand_quantizer_to_backbone(model)
+        model._freeze_backbone()
+        return model, loading_info
+
+    @classmethod
+    def _load_head_only(
+        cls, place: Place, config: Any, own: dict[str, Any], kwargs: dict[str, Any]
+    ) -> tuple[Self, dict[str, Any]]:
+        """A model and its loading info from a head-only checkpoint, and the backbone that it names."""
+        backbone_class(config.vlm_config)
+        own_files = {k: v for k, v in own.items() if k not in ("use_safetensors", "_commit_hash")}
+        head = load_head_weights(place, **own_files)
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        adapters = adapter_kwargs.pop("_adapter_model_path", None)  # where AutoModel was sent to a PEFT folder
+        base_kwargs = {**kwargs, **hub_kwargs_of_base(own, config)}
+        model, loading_info = cls._with_backbone(config, head, f"checkpoint {str(place)!r}", base_kwargs)
+        if adapters is not None:
+            model.load_adapter(adapters, adapter_kwargs=adapter_kwargs)
+            model._freeze_backbone()
+        model.name_or_path = model.config.name_or_path = os.fspath(place)
+        return model, loading_info
 
     @classmethod
     def _with_backbone(
@@ -209,40 +212,19 @@ class LoadableModel(FrozenBackboneModel):
             base_kwargs["dtype"] = config.dtype or "auto"  # the backbone's when the checkpoint was saved
         if isinstance(base_kwargs.get("attn_implementation"), dict):
             base_kwargs["attn_implementation"] = base_kwargs["attn_implementation"].get("vlm_config")
-        base, vlm_config = config.base_model_name_or_path, config.vlm_config
         quantized = base_kwargs.pop("quantization_config", None)
         placing = {"dtype": base_kwargs["dtype"]}
         if quantized is not None:
             for name in ("device_map", "attn_implementation"):
                 placing[name] = base_kwargs.pop(name, None)
-        if base is None:
-            raise ValueError(f"{source} holds the head alone and does not name its backbone: pass {BASE_ARGUMENT}.")
-        try:
-            backbone = load_backbone(base, vlm_config, **base_kwargs)  # type: ignore[arg-type]
-        except OSError as error:
-            raise OSError(
-                f"{source} holds the head alone, and its backbone {base!r} cannot be loaded: {error}\n"
-                f"If it has moved, pass {BASE_ARGUMENT}."
-            ) from error
+        backbone = backbone_of_head(config, source, base_kwargs)
         with torch.device("meta"):  # nothing is initialised only to be overwritten
             model = cls(config, vlm=backbone)
-        expected = with_prefix(HEAD_PREFIX, model.text_head.state_dict())
-        loading_info: dict[str, Any] = {
-            "missing_keys": expected.keys() - head.keys(),
-            "unexpected_keys": head.keys() - expected.keys(),
-            "mismatched_keys": {k for k in expected.keys() & head.keys() if head[k].shape != expected[k].shape},
-            "error_msgs": [],
-        }
-        raise_on_mismatch(loading_info, source)
-        state_dict = {
-            name.removeprefix(HEAD_PREFIX): tensor.to(backbone.device, torch.float32, copy=True)
-            for name, tensor in head.items()
-        }
-        model.text_head.load_state_dict(state_dict, assign=True)
+        loading_info = _assign_weights(model.text_head, head, backbone.device, source)
         model.text_head.eval()
         model.training = False
         if config.backbone_fingerprint is not None:
-            fixed_length = config.fixed_text_length
+            base, fixed_length = config.base_model_name_or_path, config.fixed_text_length
             check_fingerprint(config.backbone_fingerprint, backbone, f"{base!r}", text_length=fixed_length)
         if quantized is not None:
             model = cls._quantized(model, quantization_config=quantized, **placing)
@@ -263,6 +245,38 @@ class LoadableModel(FrozenBackboneModel):
         hand_quantizer_to_backbone(quantized)
         quantized._freeze_backbone()
         return quantized
+
+
+def _check_arguments(vlm: Any, config_kwargs: dict[str, Any], **of_loading: Any) -> None:
+    """Raises `TypeError` or `ValueError` for arguments of `from_vlm_pretrained` that do not go together."""
+    known = set(inspect.signature(AsymVLMConfig.__init__).parameters) - {"self", "vlm_config", "kwargs"}
+    unknown = sorted(set(config_kwargs) - known)
+    if unknown:
+        raise TypeError(f"AsymVLMConfig has no argument {', '.join(unknown)}.")
+    if not isinstance(vlm, str | os.PathLike | PreTrainedModel):
+        raise TypeError(f"vlm must be a name, a folder or a live `PreTrainedModel`, got {type(vlm).__name__}.")
+    if isinstance(vlm, PreTrainedModel) and any(value is not None for value in of_loading.values()):
+        raise ValueError(
+            f"{' and '.join(of_loading)} say how to load a backbone, but a live one was passed: pass its name "
+            "instead, or move it before."
+        )
+
+
+def _assign_weights(
+    text_head: ProbabilisticTextHead, head: dict[str, torch.Tensor], device: torch.device, source: str
+) -> dict[str, Any]:
+    """Weights read from `source` become the head's, copied, in float32. Raises `ValueError` for any mismatch."""
+    expected = with_prefix(HEAD_PREFIX, text_head.state_dict())
+    loading_info: dict[str, Any] = {
+        "missing_keys": expected.keys() - head.keys(),
+        "unexpected_keys": head.keys() - expected.keys(),
+        "mismatched_keys": {k for k in expected.keys() & head.keys() if head[k].shape != expected[k].shape},
+        "error_msgs": [],
+    }
+    raise_on_mismatch(loading_info, source)
+    own = {name.removeprefix(HEAD_PREFIX): head[name].to(device, torch.float32, copy=True) for name in head}
+    text_head.load_state_dict(own, assign=True)
+    return loading_info
 
 
 def _copy_of(vlm: PreTrainedModel, dtype: str | torch.dtype, attn_implementation: str | None) -> PreTrainedModel:

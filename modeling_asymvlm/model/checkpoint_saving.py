@@ -2,20 +2,24 @@
 
 import os
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from .backbone_code import is_remote_code, save_code
 from .backbone_quantization import is_quantized
 from .checkpoint_code import published, unchanged
 from .checkpoint_fingerprints import check_fingerprint
-from .checkpoint_loading import LoadableModel
 from .checkpoint_weights import BACKBONE_PREFIX, with_prefix
+from .frozen_backbone import FrozenBackboneMixin
 
 
-class AsymVLMPreTrainedModel(LoadableModel):
-    """
-    Composing, loading and saving: the backbone `self.vlm` comes out of each of them frozen and in evaluation mode, and
-    no weight is ever left random in silence.
-    """
+if TYPE_CHECKING:  # as in frozen_backbone.py
+    Mixed = FrozenBackboneMixin
+else:
+    Mixed = object
+
+
+class CheckpointSavingMixin(Mixed):
+    """Saving and uploading: with the backbone's weights where they are available nowhere else, or the head alone."""
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, *, save_backbone: bool | None = None, **kwargs

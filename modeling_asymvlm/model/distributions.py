@@ -25,13 +25,14 @@ from .log_normalizers import uniform_log_density, vmf_log_normalizer, vmf_mean_r
 
 class VonMisesFisher(Directional):
     """
-    Von Mises-Fisher law, p(z) = C_d(kappa) exp(kappa mu'z) (Mardia & Jupp, "Directional Statistics", 2000, 9.3).
+    Von Mises-Fisher distribution, p(z) = C_d(kappa) exp(kappa mu'z) (Mardia & Jupp, "Directional Statistics", 2000,
+    9.3).
 
     `rsample` exists on the sphere (dim = 3), where the cosine has a closed form.
 
     Args:
         loc (`torch.Tensor` of shape `(*batch, dim)`, dim >= 2): mean direction mu, of length one.
-        concentration (`torch.Tensor` of shape `(*batch,)`, or a number): kappa >= 0, finite; 0 is the uniform law.
+        concentration (`torch.Tensor` of shape `(*batch,)`, or a number): kappa >= 0, finite; uniform at 0.
         validate_args (`bool`, *optional*): whether to check arguments and values.
 
     Example:
@@ -74,12 +75,12 @@ class VonMisesFisher(Directional):
 
 class PowerSpherical(Directional):
     """
-    Power Spherical law, p(z) = C_d(kappa) (1 + mu'z)^kappa (De Cao & Aziz, "The Power Spherical distribution", 2020,
-    arXiv 2006.04437). The density is zero opposite to `loc`.
+    Power Spherical distribution, p(z) = C_d(kappa) (1 + mu'z)^kappa (De Cao & Aziz, "The Power Spherical
+    distribution", 2020, arXiv 2006.04437). The density is zero opposite to `loc`.
 
     Args:
         loc (`torch.Tensor` of shape `(*batch, dim)`, dim >= 2): mean direction mu, of length one.
-        concentration (`torch.Tensor` of shape `(*batch,)`, or a number): kappa >= 0, finite; 0 is the uniform law.
+        concentration (`torch.Tensor` of shape `(*batch,)`, or a number): kappa >= 0, finite; uniform at 0.
         validate_args (`bool`, *optional*): whether to check arguments and values.
     """
 
@@ -120,26 +121,27 @@ _Distribution = VonMisesFisher | PowerSpherical | HypersphericalUniform
 
 def product(*distributions: _Distribution) -> _Distribution:
     """
-    Law whose density is proportional to the product of the given densities: a fusion of independent evidence.
+    Distribution whose density is proportional to the product of the given densities: a fusion of independent evidence.
 
     The natural parameters eta = kappa mu add. For von Mises-Fisher this is exact. A product of Power Spherical
-    densities is none; it is projected on the Power Spherical law with the summed natural parameter, whose log-density
-    has the same harmonics of degree one as the product's (these are linear in eta, with one factor for all laws). The
-    projection is exact for equal directions, does not depend on order or grouping, and turns opposite laws of equal
-    concentration to the uniform law. A uniform factor changes nothing.
+    densities is none; it is projected on the Power Spherical distribution with the summed natural parameter, whose
+    log-density has the same harmonics of degree one as the product's (these are linear in eta, with one factor for all
+    distributions). The projection is exact for equal directions, does not depend on order or grouping, and turns
+    opposite distributions of equal concentration to the uniform one. A uniform factor changes nothing.
 
     Args:
-        distributions: at least one law; von Mises-Fisher or Power Spherical, not both, and uniform laws, of the same
+        distributions: at least one; von Mises-Fisher or Power Spherical, not both, and uniform ones, of the same
             dimension and of broadcastable batch shapes.
 
     Raises:
-        TypeError: if there is none, or if the laws are of different or of other kinds.
+        TypeError: if there is none, or if they are of different or of other kinds.
         ValueError: if the dimensions differ.
     """
     if not distributions or not all(isinstance(each, _Distribution) for each in distributions):
-        raise TypeError(f"product takes one or more directional laws, got {distributions}.")
+        raise TypeError(f"product takes one or more directional distributions, got {distributions}.")
     if len({each.dim for each in distributions}) > 1:
-        raise ValueError(f"The laws of a product must share a dimension, got {[each.dim for each in distributions]}.")
+        dims = [each.dim for each in distributions]
+        raise ValueError(f"The distributions of a product must share a dimension, got {dims}.")
     batch_shape = torch.broadcast_shapes(*(each.batch_shape for each in distributions))
     informative = [each for each in distributions if isinstance(each, Directional)]
     if not informative:
@@ -147,7 +149,7 @@ def product(*distributions: _Distribution) -> _Distribution:
     kinds = {type(each) for each in informative}
     if len(kinds) > 1:
         raise TypeError(
-            f"The product of {' and '.join(sorted(kind.__name__ for kind in kinds))} is neither law; use one kind."
+            f"The product of {' and '.join(sorted(kind.__name__ for kind in kinds))} is of neither kind; use one kind."
         )
     total = informative[0].natural_parameter
     for each in informative[1:]:
@@ -157,7 +159,7 @@ def product(*distributions: _Distribution) -> _Distribution:
 
 def _check_dim(first, second) -> None:
     if first.dim != second.dim:
-        raise ValueError(f"KL is between laws on the same sphere, got dimensions {first.dim} and {second.dim}.")
+        raise ValueError(f"KL needs distributions on the same sphere, got dimensions {first.dim} and {second.dim}.")
 
 
 def _directions(first, second) -> torch.Tensor:

@@ -1,5 +1,5 @@
-"""What the directional distributions share: the sphere as a constraint, and the laws that are symmetric about a mean
-direction or about none.
+"""What the directional distributions share: the sphere as a constraint, and the symmetry about a mean direction or
+about none.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ finite_nonnegative = _FiniteNonnegative()
 
 
 class Directional(Distribution):
-    """Base of the laws of `distributions.py` whose density is a function of the cosine `loc'z` to a mean direction."""
+    """Base of the distributions whose density is a function of the cosine `loc'z` to a mean direction."""
 
     arg_constraints = {"loc": unit_sphere, "concentration": finite_nonnegative}
     support = unit_sphere
@@ -56,9 +56,10 @@ class Directional(Distribution):
     @classmethod
     def from_natural_parameter(cls, natural_parameter: torch.Tensor, validate_args: bool | None = None):
         """
-        The law with `eta = concentration * loc` of shape `(*batch, dim)`.
+        The distribution with `eta = concentration * loc` of shape `(*batch, dim)`.
 
-        eta = 0 has no direction and is the uniform law: the first axis stands in for it, and the gradient there is 0.
+        eta = 0 has no direction and gives the uniform distribution: the first axis stands in for it, and the gradient
+        there is 0.
         """
         eta = natural_parameter.to(torch.promote_types(natural_parameter.dtype, torch.float32))
         concentration = torch.linalg.vector_norm(eta, dim=-1)
@@ -69,7 +70,7 @@ class Directional(Distribution):
     @classmethod
     def fit(cls, samples: torch.Tensor, weights: torch.Tensor | None = None):
         """
-        The law of highest likelihood, without gradient.
+        The distribution of highest likelihood, without gradient.
 
         Args:
             samples (`torch.Tensor` of shape `(n, *batch, dim)`): unit vectors, float32 or float64.
@@ -187,7 +188,7 @@ class Directional(Distribution):
 
 class HypersphericalUniform(Distribution):
     """
-    Uniform law on the unit sphere of R^dim; scalar batch shape, until expanded.
+    Uniform distribution on the unit sphere of R^dim; scalar batch shape, until expanded.
 
     Args:
         dim (`int`): dimension d >= 2 of the space that holds the sphere.

@@ -1,28 +1,22 @@
 """A model whose backbone stays frozen: in evaluation mode and without gradients, whatever is done to the whole."""
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from transformers import PreTrainedModel
 
 from .checkpoint_weights import BACKBONE_PREFIX
-from .configuration_asymvlm import AsymVLMConfig
 from .text_head import ProbabilisticTextHead
 
 
-class FrozenBackboneModel(PreTrainedModel):
-    """A frozen backbone `self.vlm`, which may be absent, and a head `self.text_head`, which alone learns."""
+# A mixin of [`AsymVLMModel`] has no base of its own: a type checker takes what follows it in the bases of the model.
+if TYPE_CHECKING:
+    Mixed = PreTrainedModel
+else:
+    Mixed = object
 
-    config_class = AsymVLMConfig
-    base_model_prefix = "asymvlm"
-    main_input_name = "input_ids"
-    input_modalities = ["image", "text"]
-    accepts_loss_kwargs = False
-    # No attention of its own: each tower of the backbone checks for itself.
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _keep_in_fp32_modules_strict = ["text_head"]
-    _keep_in_fp32_modules = ["text_head"]  # what the quantisers leave alone
+
+class FrozenBackboneMixin(Mixed):
+    """A frozen backbone `self.vlm`, which may be absent, and a head `self.text_head`, which alone learns."""
 
     vlm: PreTrainedModel | None
     text_head: ProbabilisticTextHead

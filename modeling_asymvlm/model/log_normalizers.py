@@ -1,9 +1,9 @@
-"""Log-normalisers of the von Mises-Fisher and Power Spherical laws, relative to the uniform law on the sphere.
+"""Log-normalisers of the von Mises-Fisher and Power Spherical distributions, relative to the uniform density.
 
 Notation: `t = <mean direction, x>` on the unit sphere of `R^d`, `C_d(kappa)` the factor that makes the density
 `C_d(kappa) exp(kappa t)` (von Mises-Fisher) or `C_d(kappa) (1 + t)^kappa` (Power Spherical) integrate to one, and
 
-    G_d(kappa) = ln C_d(kappa) - ln C_d(0),    ln C_d(0) = lnGamma(d/2) - ln 2 - (d/2) ln pi    (both laws).
+    G_d(kappa) = ln C_d(kappa) - ln C_d(0),    ln C_d(0) = lnGamma(d/2) - ln 2 - (d/2) ln pi    (of both).
 
 `G_d(0) = 0`: unlike `ln C_d`, which exceeds 1000 nats in a thousand dimensions, `G_d` carries no offset to round away.
 
@@ -49,7 +49,7 @@ value and first derivative, which cross zero, relative to no less than 1e-3 and 
     | Power Spherical, float32  | 3e-6  |            2e-6  |             3e-5  |
 
 **Domain**: finite `concentration >= 0`. It is not checked, since that would wait for the device and split a compiled
-graph. A negative concentration has no law here: von Mises-Fisher continues it evenly (`G_d(-kappa) = G_d(kappa)`, the
+graph. A negative one has no density here: von Mises-Fisher continues it evenly (`G_d(-kappa) = G_d(kappa)`, the
 opposite direction), Power Spherical returns an arbitrary number or NaN. Infinity and NaN yield NaN. All operations are
 elementwise and run in the dtype of the input (float32 for narrower ones) on its device; autocast leaves them alone.
 """
@@ -82,7 +82,7 @@ def uniform_log_density(dim: int) -> float:
 
 
 def vmf_log_normalizer(concentration: torch.Tensor, dim: int) -> torch.Tensor:
-    """`ln C_d(kappa) - ln C_d(0)` of the von Mises-Fisher law; exact, at most 0, derivative `-A_d`.
+    """`ln C_d(kappa) - ln C_d(0)` of the von Mises-Fisher distribution; exact, at most 0, derivative `-A_d`.
 
     Args:
         concentration (`torch.Tensor` of any shape): kappa >= 0, finite, of a floating-point dtype.
@@ -107,7 +107,7 @@ def vmf_mean_resultant_length(concentration: torch.Tensor, dim: int) -> torch.Te
 
 
 def power_spherical_log_normalizer(concentration: torch.Tensor, dim: int) -> torch.Tensor:
-    """`ln C_d(kappa) - ln C_d(0)` of the Power Spherical law; exact, positive for kappa in (0, 1), negative beyond 1.
+    """`ln C_d(kappa) - ln C_d(0)` of Power Spherical; exact, positive for kappa in (0, 1), negative beyond 1.
 
     Arguments, dtype and errors are those of [`vmf_log_normalizer`].
     """
@@ -115,7 +115,7 @@ def power_spherical_log_normalizer(concentration: torch.Tensor, dim: int) -> tor
 
 
 def power_spherical_mean_log1p_cosine(concentration: torch.Tensor, dim: int) -> torch.Tensor:
-    """`E[ln(1+t)]` under the Power Spherical law, in nats: minus the derivative of its log-normaliser, below ln 2.
+    """`E[ln(1+t)]` under Power Spherical, in nats: minus the derivative of its log-normaliser, below ln 2.
 
     Arguments, dtype and errors are those of [`vmf_log_normalizer`].
     """

@@ -11,9 +11,11 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .backbones import backbone_class, image_features_of, text_features_of
-from .checkpoint_saving import AsymVLMPreTrainedModel
+from .checkpoint_loading import CheckpointLoadingMixin
+from .checkpoint_saving import CheckpointSavingMixin
 from .configuration_asymvlm import AsymVLMConfig
 from .distributions import PowerSpherical, VonMisesFisher
+from .frozen_backbone import FrozenBackboneMixin
 from .objective import at_least_float32
 from .text_head import ProbabilisticTextHead
 from .text_inputs import prepare_text
@@ -48,7 +50,7 @@ class AsymVLMOutput(ModelOutput):
     concentration: torch.Tensor | None = None
 
 
-class AsymVLMModel(AsymVLMPreTrainedModel):
+class AsymVLMModel(CheckpointLoadingMixin, CheckpointSavingMixin, FrozenBackboneMixin, PreTrainedModel):
     r"""
     Composes any frozen `AutoModel` vision–text backbone with a [`ProbabilisticTextHead`]. Only the head learns; the
     backbone stays frozen and in evaluation mode.
@@ -66,6 +68,18 @@ class AsymVLMModel(AsymVLMPreTrainedModel):
         vlm (`PreTrainedModel`, *optional*):
             The backbone itself, which is frozen; by default one of `config.vlm_config` with random weights.
     """
+
+    config_class = AsymVLMConfig
+    base_model_prefix = "asymvlm"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]
+    accepts_loss_kwargs = False
+    # No attention of its own: each tower of the backbone checks for itself.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _keep_in_fp32_modules_strict = ["text_head"]
+    _keep_in_fp32_modules = ["text_head"]  # what the quantisers leave alone
 
     def __init__(self, config: AsymVLMConfig, vlm: PreTrainedModel | None = None):
         super().__init__(config)

@@ -11,7 +11,7 @@ uncertainty structure of pre-trained VLMs on the unit hypersphere", NeurIPS 2025
 | `deterministic`   | mu'z, the cosine of CLIP                 |
 
 G_d(kappa) = ln C_d(kappa) - ln C_d(0) is the log-normaliser relative to the uniform density, so a score of 0 means "no
-better than uniform". With `normalizer="paper"`, G_d of the von Mises-Fisher law is replaced by the approximation of
+better than uniform". With `normalizer="paper"`, G_d of von Mises-Fisher is replaced by the approximation of
 the reference code; the Power Spherical normaliser of the reference code is exact already.
 
 All computation is in float32 at least, whatever the input dtype and the autocast state.

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.backbone_code import needs_code
 from ..model.configuration_asymvlm import AsymVLMConfig
+from ..model.objective import Likelihood
 from .results import with_nan
 from .tables import NUM_BINS, format_table
 from .usage_example import usage_example
@@ -188,7 +189,7 @@ def _training(training: dict[str, Any]) -> list[str]:
 
 
 def _limits(facts: dict[str, Any]) -> str:
-    if facts["distribution"] == "deterministic":
+    if not Likelihood(facts["distribution"]).has_concentration:
         return "Retrieval and zero-shot classification. This head gives a point for each text and no uncertainty."
     return (
         "Retrieval, zero-shot classification, and ordering texts by how specific they are. 1/kappa says how "

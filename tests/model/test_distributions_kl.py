@@ -214,7 +214,7 @@ def test_product_refuses_what_has_none():
     assert isinstance(product(uniform, uniform.expand((2,))), HypersphericalUniform)
     vmf, power_spherical = (law(torch.tensor([0.0, 0.0, 1.0]), 2.0) for law in LAWS)
     for unsuitable in ((), (vmf, torch.ones(3)), (vmf, power_spherical)):
-        with pytest.raises(TypeError, match="product takes one or more|is neither law"):
+        with pytest.raises(TypeError, match="product takes one or more|is of neither kind"):
             product(*unsuitable)
     with pytest.raises(ValueError, match=r"must share a dimension, got \[3, 4\]"):
         product(vmf, HypersphericalUniform(4))
