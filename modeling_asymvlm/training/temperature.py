@@ -41,15 +41,15 @@ def fit_temperature(
     value = float("inf")
     for _ in range(MAX_STEPS):
         value, slope, curvature = objective(tau)
-        if slope == 0 and curvature == 0:  # nothing to tell apart: one tau is as good as another
-            return FittedTemperature(tau, False)
         too_small = value <= smallest_loss
+        if slope == curvature == 0 and (not too_small or objective(low)[0] <= smallest_loss):
+            return FittedTemperature(start, False)  # nothing to tell apart: one tau is as good as another
         low, high = (low, tau) if too_small or slope >= 0 else (tau, high)
         to_minimum = tau - slope / curvature if curvature > 0 else float("inf")
         # The tangent of a convex function lies below it: from the left it does not pass the tau of `smallest_loss`.
         to_smallest = tau - (value - smallest_loss) / slope if slope < 0 else float("inf")
         step = to_smallest if too_small and slope < 0 else min(to_minimum, to_smallest)
-        step = min(max(step, tau / 8), 8 * tau)
+        step = min(max(step, tau / 8), 8 * tau) if slope else tau / 8
         if abs(step - tau) <= TOLERANCE * tau:
             break
         tau = step if low < step < high else (low * high) ** 0.5
