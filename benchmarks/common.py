@@ -98,7 +98,8 @@ def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int:
 
 def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
     """The features of the tiny CLIP for every split, and the test split as a data set."""
-    subprocess.run([sys.executable, str(SCENES / "generate.py")], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "examples.scenes.generate"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
     model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
     processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
     store, _ = cached_features(cache, model, processor, load_pairs(str(SCENES / "data")), batch_size=256)
