@@ -56,7 +56,7 @@ def subset(split: EmbeddingSplit, num_captions: int, seed: int) -> EmbeddingSpli
 
 
 def presence_figures(model: AsymVLMModel, calibration: Calibration, test: EmbeddingSplit) -> dict[str, float]:
-    """AUROC and calibration error of presence on test captions with and without their images; AUROC of top-1 cosine."""
+    """AUROC and calibration error of presence on test captions with and without their images, and of top-1 cosine."""
     held_out = HeldOut(model, test, seed=0)
     trials = presence_trials(
         held_out.text_embeds, held_out.image_embeds, held_out.index, calibration.present.own_cosine, shares=(1.0,)

@@ -19,6 +19,7 @@ from .utils.extras import EXTRAS, missing_extra
 
 
 if TYPE_CHECKING:
+    from .calibration.calibration import Calibration
     from .calibration.conformal import ConformalSets, SelectiveAnswers
     from .model.distributions import PowerSpherical, VonMisesFisher, product
     from .model.distributions_base import HypersphericalUniform
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AsymVLMTrainer": "training.trainer",
     "AsymVLMTrainingArguments": "training.arguments",
+    "Calibration": "calibration.calibration",
     "ConformalSets": "calibration.conformal",
     "EmbeddingSplit": "store.embedding_store",
     "EmbeddingStore": "store.embedding_store",
@@ -71,6 +73,7 @@ __all__ = [
     "AsymVLMOutput",
     "AsymVLMTrainer",
     "AsymVLMTrainingArguments",
+    "Calibration",
     "ConformalSets",
     "EmbeddingSplit",
     "EmbeddingStore",

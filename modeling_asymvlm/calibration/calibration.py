@@ -44,6 +44,15 @@ class TextReport:
     fits_about: np.ndarray
     typicality: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "TextReport":
+        """The report of these texts, in their order; a text may stand in it several times."""
+        return TextReport(
+            None if self.text_confidence is None else self.text_confidence[rows],
+            None if self.text_confidence_interval is None else self.text_confidence_interval[rows],
+            self.fits_about[rows],
+            self.typicality[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -115,9 +124,13 @@ class Calibration:
     def _corpus_evidence(self) -> torch.Tensor:
         return self.evidence(self.corpus.image_embeds)
 
+    def is_of(self, model: AsymVLMModel) -> bool:
+        """Whether the calibration is of the model's head."""
+        return head_fingerprint(model) == self.head
+
     def check_head(self, model: AsymVLMModel) -> None:
         """Raises `ValueError` if the calibration is of another head than the model's."""
-        if head_fingerprint(model) != self.head:
+        if not self.is_of(model):
             raise ValueError(
                 "This calibration was made with other head weights than this model's, so that its numbers would mean "
                 "nothing. Make it anew with Calibration.fit, or load the one that was saved with these weights."

@@ -1,23 +1,15 @@
 """How uncertain the texts of a corpus are, kept with a model so that one text can be placed among them."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..utils.json_files import read_json, write_json
 
-
-REFERENCE_FILE = "reference_uncertainty.json"
-FORMAT = 1
 
 # A percentile is read to a tenth, whatever the size of the corpus.
 MAX_KEPT = 1001
@@ -127,38 +119,3 @@ class UncertaintyReference:
         """The inverse of [`to_dict`]. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
         uncertainties = tuple(float(value) for value in content["uncertainties"])
         return cls(content["corpus"], int(content["num_texts"]), uncertainties, content["head"])
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Writes `reference_uncertainty.json` into the folder of a checkpoint, in one step."""
-        content = {"format": FORMAT, "corpus": self.corpus, "num_texts": self.num_texts, "head": self.head}
-        write_json(Path(folder) / REFERENCE_FILE, {**content, "uncertainties": self.uncertainties})
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_arguments: Any) -> Self:
-        """
-        The reference that was saved with a checkpoint.
-
-        Args:
-            name_or_path (`str` or `os.PathLike`): its folder, or its repository on the Hub.
-            hub_arguments: `revision`, `token`, `cache_dir` and others of `huggingface_hub.hf_hub_download`.
-
-        Raises:
-            FileNotFoundError: if the checkpoint has none, or the Hub cannot be reached and none is in the cache.
-            ValueError: if the file is damaged or of a later format.
-        """
-        file = Path(name_or_path) / REFERENCE_FILE
-        if not Path(name_or_path).is_dir():
-            try:
-                file = Path(hf_hub_download(str(name_or_path), REFERENCE_FILE, **hub_arguments))
-            except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
-                raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE} available: {error}") from error
-        if not file.is_file():
-            raise FileNotFoundError(f"{str(name_or_path)!r} has no {REFERENCE_FILE}.")
-        try:
-            content = read_json(file)
-            file_format, uncertainties = content.pop("format"), tuple(content.pop("uncertainties"))
-            if file_format == FORMAT:
-                return cls(uncertainties=uncertainties, **content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged ({error}): compute the reference anew.") from error
-        raise ValueError(f"{file} has format {file_format}, but this version reads {FORMAT}: update this package.")

@@ -10,7 +10,10 @@ first:
 rank, row, caption   place from 0 on, row of the file, text
 image_id             null where the data do not tell which captions share an image
 uncertainty          1/kappa; concentration is kappa, and percentile the share in per cent of the texts of the
-                     model's reference corpus that are less uncertain, null if it has none
+                     model's held-out captions that are less uncertain, null if it has no calibration
+text_confidence      how often a first result for such a caption is right, fits_about how many of the reference
+                     pictures it fits, typicality its p-value among held-out captions; null without a calibration, and
+                     the first also where it is not to be trusted
 cut                  whether the caption is longer than the model's context, so that its end is not judged
 duplicate_group      captions of one group say nearly the same: the lowest place in the data of its captions; null
                      where there is no other. duplicate_place is the place of the nearest, duplicate_divergence how far
@@ -29,7 +32,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from ..calibration.reference import UncertaintyReference
+from ..calibration.calibration import Calibration
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.captions import read_captions
@@ -98,10 +101,9 @@ def judge(parsed: argparse.Namespace) -> None:
         raise ValueError(f"{parsed.model!r} is a backbone, or another model: pass a trained AsymVLM.")
     model = AsymVLMModel.from_pretrained(parsed.model).to(torch.device(parsed.device))
     try:
-        reference = UncertaintyReference.from_pretrained(parsed.model)
-        reference.check_head(model)
+        calibration = Calibration.from_pretrained(parsed.model, model=model)
     except FileNotFoundError:
-        reference = None
+        calibration = None
     found = triage(
         model,
         AutoTokenizer.from_pretrained(parsed.model),
@@ -111,9 +113,10 @@ def judge(parsed: argparse.Namespace) -> None:
         contradiction_quantile=parsed.contradiction_quantile,
         batch_size=parsed.batch_size,
         progress=True,
+        calibration=calibration,
     )
     if parsed.output is not None:
-        write_report(parsed.output, report_rows(captions, found, reference))
+        write_report(parsed.output, report_rows(captions, found, calibration))
     print(f"{len(captions.texts)} captions\n{summary(captions, found)}")
 
 

@@ -18,7 +18,7 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..reporting.model_card import PLOTS, model_card, model_facts, write_model_card
 from ..reporting.results import read_json, read_results, write_json, write_results
-from ..reporting.run_files import REFERENCE_FILE, check_run_files
+from ..reporting.run_files import CALIBRATION_FILE, TENSORS_FILE, check_run_files
 from ..reporting.usage_example import run_example_isolated, usage_example
 
 
@@ -118,7 +118,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
     check_run_files(folder, model)
-    for name in (*weight_files(folder), *VOCABULARY_NAMES, *PLOTS, REFERENCE_FILE):
+    for name in (*weight_files(folder), *VOCABULARY_NAMES, *PLOTS, CALIBRATION_FILE, TENSORS_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
     for name in (CONFIG_NAME, *SETTINGS_NAMES):
@@ -158,7 +158,7 @@ def _without_names_of_folders(settings: dict[str, Any]) -> dict[str, Any]:
 
 def check_no_local_path(folder: Path) -> None:
     """Raises `ValueError` for a path of this machine in what is to be published."""
-    for name in (CONFIG_NAME, *SETTINGS_NAMES, REFERENCE_FILE, RESULTS_NAME, "README.md"):
+    for name in (CONFIG_NAME, *SETTINGS_NAMES, CALIBRATION_FILE, RESULTS_NAME, "README.md"):
         text = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
         for path in re.findall(r"""(?<![\w.:/<])(?:/|~/|[A-Za-z]:\\)[^\s"'`,;]+""", text):
             if os.path.exists(os.path.expanduser(path)) or len(re.split(r"[/\\]+\w", path)) > 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.reference import UncertaintyReference
+from ..calibration.calibration import Calibration
 from ..pairs.captions import Captions
 from ..texts.triage import Triage
 from ..utils.durable_files import move_into_place
@@ -30,6 +30,9 @@ ROWS_PER_GROUP = 65536
 EXAMPLES = 3
 
 
+UNLIKE = 0.05
+
+
 SCHEMA = pa.schema(
     {
         "rank": pa.int64(),
@@ -39,6 +42,9 @@ SCHEMA = pa.schema(
         "uncertainty": pa.float64(),
         "concentration": pa.float64(),
         "percentile": pa.float64(),
+        "text_confidence": pa.float64(),
+        "fits_about": pa.float64(),
+        "typicality": pa.float64(),
         "cut": pa.bool_(),
         "duplicate_group": pa.int64(),
         "duplicate_place": pa.int64(),
@@ -49,8 +55,9 @@ SCHEMA = pa.schema(
 )
 
 
-def report_rows(captions: Captions, found: Triage, reference: UncertaintyReference | None) -> Iterator[dict[str, Any]]:
+def report_rows(captions: Captions, found: Triage, calibration: Calibration | None) -> Iterator[dict[str, Any]]:
     """The lines of the report, the vaguest caption first; see the top of this file."""
+    reference = None if calibration is None else calibration.reference
     for rank, place in enumerate(np.argsort(found.concentration, kind="stable").tolist()):
         concentration = float(found.concentration[place])
         uncertainty = 1 / concentration if concentration else float("inf")
@@ -63,6 +70,7 @@ def report_rows(captions: Captions, found: Triage, reference: UncertaintyReferen
             "uncertainty": uncertainty,
             "concentration": concentration,
             "percentile": None if reference is None else reference.percentile(uncertainty),
+            **_calibrated(found, place),
             "cut": bool(found.cut[place]),
             "duplicate_group": int(found.duplicates.group[place]) if has_duplicate else None,
             "duplicate_place": int(found.duplicates.nearest[place]) if has_duplicate else None,
@@ -70,6 +78,18 @@ def report_rows(captions: Captions, found: Triage, reference: UncertaintyReferen
             "contradiction_place": int(found.contradiction[place]) if contradicted else None,
             "contradiction_divergence": float(found.contradiction_divergence[place]) if contradicted else None,
         }
+
+
+def _calibrated(found: Triage, place: int) -> dict[str, float | None]:
+    report = found.report
+    if report is None:
+        return dict.fromkeys(("text_confidence", "fits_about", "typicality"))
+    confidence = report.text_confidence
+    return {
+        "text_confidence": None if confidence is None else float(confidence[place]),
+        "fits_about": float(report.fits_about[place]),
+        "typicality": float(report.typicality[place]),
+    }
 
 
 def write_report(file: Path, rows: Iterator[dict[str, Any]]) -> None:
@@ -111,6 +131,9 @@ def summary(captions: Captions, found: Triage) -> str:
             f"Contradictions: {(found.contradiction >= 0).sum()} captions differ from another of their image by more "
             f"than {found.contradiction_threshold:.3g} nats in direction"
         )
+    if found.report is not None:
+        unlike = int((found.report.typicality < UNLIKE).sum())
+        lines.append(f"{unlike} captions are unlike the model's training captions (p < {UNLIKE}): judge them by eye")
     if found.cut.any():
         lines.append(f"{found.cut.sum()} captions are longer than the model's context, and their ends were not judged")
     return "\n".join(lines)

@@ -64,6 +64,21 @@ def encode_tokens(
     model: AsymVLMModel, tokenized: TokenizedTexts, *, batch_size: int = 256, progress: bool = False
 ) -> torch.Tensor:
     """As [`encode_texts`] for texts that are tokenised already; those beyond the context are cut."""
+    features = backbone_features(model, tokenized, batch_size=batch_size, progress=progress)
+    return model.get_text_features(text_features=features).pooler_output
+
+
+@torch.no_grad()
+def backbone_features(
+    model: AsymVLMModel, tokenized: TokenizedTexts, *, batch_size: int = 256, progress: bool = False
+) -> torch.Tensor:
+    """
+    The backbone's raw text features, which the head and a calibration take, of texts that are tokenised already; those
+    beyond the context are cut.
+
+    Returns:
+        `torch.FloatTensor` of shape `(texts, projection_dim)`, in the order of the texts, on the device of the model.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
     parts: list[torch.Tensor] = []
@@ -71,7 +86,7 @@ def encode_tokens(
     with tqdm(total=len(tokenized.texts), desc="Encoding", unit=" texts", disable=not progress) as bar:
         for numbers, inputs in tokenized.batches(batch_size):
             on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            parts.append(model.get_text_features(**on_device).pooler_output)
+            parts.append(model.backbone_text_features(**on_device).to(model.logit_scale.device))
             order += numbers
             bar.update(len(numbers))
     return torch.cat(parts)[torch.tensor(order).argsort()]

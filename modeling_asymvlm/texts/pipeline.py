@@ -8,12 +8,15 @@ import torch
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from ..calibration.reference import REFERENCE_FILE, UncertaintyReference
+from ..calibration.calibration import Calibration
+from ..calibration.calibration_files import CALIBRATION_FILE
 from .tokenization import check_texts, tokenize_texts
 from .words import texts_without_words, word_effects
 
 
 logger = logging.get_logger(__name__)
+
+UNLIKE = 0.05  # p-values below this are said before any other number
 
 
 class TextUncertaintyPipeline(ChunkPipeline):
@@ -34,16 +37,16 @@ class TextUncertaintyPipeline(ChunkPipeline):
     string, a list, a generator or a `Dataset`. A batch holds texts together with the same texts without a word.
 
     Args:
-        reference (`UncertaintyReference`, *optional*):
-            The corpus that percentiles refer to. By default the one that was saved with the checkpoint, in its folder
-            or on the main branch of its repository; for another branch or commit pass
-            `UncertaintyReference.from_pretrained(name, revision=...)`. Where there is none, or that of another head,
-            there are no percentiles.
+        calibration (`Calibration`, *optional*):
+            What held-out pairs taught of the head. By default the one that was saved with the checkpoint, in its
+            folder or on the main branch of its repository; for another branch or commit pass
+            `Calibration.from_pretrained(name, revision=...)`. Where there is none, or that of another head, there are
+            no percentiles, confidences and typicality.
         top_words (`int`, *optional*, defaults to 3):
             How many words to name at most; here or when called. With 0, the backbone sees the text alone.
 
     Raises:
-        ValueError: for a deterministic model, for a `reference` of other head weights, and when called for an empty
+        ValueError: for a deterministic model, for a `calibration` of other head weights, and when called for an empty
             text or one that is longer than the context.
     """
 
@@ -53,27 +56,27 @@ class TextUncertaintyPipeline(ChunkPipeline):
     _load_feature_extractor: Any = False
     _load_tokenizer: Any = True
 
-    def __init__(self, *args: Any, reference: UncertaintyReference | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, calibration: Calibration | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.model.config.law.check_concentration()
-        if reference is not None:
-            reference.check_head(self.model)  # type: ignore[arg-type]
+        if calibration is not None:
+            calibration.check_head(self.model)  # type: ignore[arg-type]
         elif self.model.name_or_path:
-            reference = self._saved_reference(self.model.name_or_path)
-        self.reference = reference
+            calibration = self._saved_calibration(self.model.name_or_path)
+        self.calibration = calibration
 
-    def _saved_reference(self, checkpoint: str) -> UncertaintyReference | None:
+    def _saved_calibration(self, checkpoint: str) -> Calibration | None:
         try:
-            reference = UncertaintyReference.from_pretrained(checkpoint)
+            calibration = Calibration.from_pretrained(checkpoint)
         except FileNotFoundError:
             return None
-        if not reference.is_of(self.model):  # type: ignore[arg-type]
+        if not calibration.is_of(self.model):  # type: ignore[arg-type]
             logger.warning(
-                f"No percentiles: {REFERENCE_FILE} of {checkpoint!r} belongs to other head weights than "
-                "these, which were loaded from another revision or changed since. Pass their own as reference=."
+                f"No percentiles: {CALIBRATION_FILE} of {checkpoint!r} belongs to other head weights than these, "
+                "which were loaded from another revision or changed since. Pass their own as calibration=."
             )
             return None
-        return reference
+        return calibration
 
     def _sanitize_parameters(self, top_words: int | None = None, **unknown: Any) -> tuple[dict, dict, dict]:
         if unknown:
@@ -93,10 +96,19 @@ class TextUncertaintyPipeline(ChunkPipeline):
         Returns:
             For each text a dictionary; a list of them for a list, an iterator for a generator or a `Dataset`:
 
-            - **uncertainty** (`float`) -- 1 / kappa.
+            - **note** (`str` or `None`) -- what must be known before any number: that the text is unlike the training
+              captions, or why there is no confidence.
+            - **uncertainty** (`float`) -- 1 / kappa, a learned concentration, not a probability of error.
             - **concentration** (`float`) -- kappa.
-            - **percentile** (`float` or `None`) -- the share of the reference's texts, in per cent, that are less
-              uncertain: 0 is more specific than all of them, 100 vaguer. `None` without a reference.
+            - **percentile** (`float` or `None`) -- the share of the calibration's held-out captions, in per cent, that
+              are less uncertain: 0 is more specific than all of them, 100 vaguer. This and what follows is `None`
+              without a calibration.
+            - **text_confidence** (`float` or `None`) -- how often a first result for such a text is right, in a
+              gallery of **gallery_size** pictures that holds the answer, with **text_confidence_interval** (`[low,
+              high]`), how often it was for held-out captions of about this confidence; `None` where that is not to be
+              trusted.
+            - **fits_about** (`float` or `None`) -- how many of **reference_images** pictures the text fits.
+            - **typicality** (`float` or `None`) -- p-value among held-out captions; small is unlike any of them.
             - **words** (`list[dict]`) -- the words that lower the uncertainty, the strongest first, at most
               `top_words`: **word**, **start** and **end** in the text, **uncertainty_without** it, and **reduction**,
               the difference. Empty for a text of one word.
@@ -116,7 +128,9 @@ class TextUncertaintyPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:  # type: ignore[override]
         text, is_last = model_inputs.pop("text"), model_inputs.pop("is_last")
-        return {"concentration": self.model(**model_inputs).concentration, "text": text, "is_last": is_last}
+        features = self.model.backbone_text_features(**model_inputs)  # type: ignore[operator]
+        concentration = self.model(text_features=features).concentration
+        return {"concentration": concentration, "text_features": features, "text": text, "is_last": is_last}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: list[dict[str, Any]], top_words: int = 3
@@ -129,16 +143,50 @@ class TextUncertaintyPipeline(ChunkPipeline):
         return {
             "uncertainty": uncertainty,
             "concentration": concentration[0].item(),
-            "percentile": None if self.reference is None else self.reference.percentile(uncertainty),
+            **self._calibrated(uncertainty, model_outputs[0]["text_features"].reshape(1, -1)),
             "words": sorted(lowering, key=lambda word: -word["reduction"])[:top_words],
+        }
+
+    def _calibrated(self, uncertainty: float, text_features: torch.Tensor) -> dict[str, Any]:
+        """What the calibration says of one text."""
+        found: dict[str, Any] = dict.fromkeys(
+            (
+                "note",
+                "percentile",
+                "text_confidence",
+                "text_confidence_interval",
+                "gallery_size",
+                "fits_about",
+                "reference_images",
+                "typicality",
+            )
+        )
+        calibration = self.calibration
+        if calibration is None:
+            return found
+        report = calibration.text_report(text_features)
+        typicality = float(report.typicality[0])
+        if report.text_confidence is not None and report.text_confidence_interval is not None:
+            found["text_confidence"] = float(report.text_confidence[0])
+            found["text_confidence_interval"] = report.text_confidence_interval[0].tolist()
+        else:
+            found["note"] = f"No confidence: {calibration.of_text.measured.reason}."
+        if typicality < UNLIKE:
+            found["note"] = f"Unlike the training captions (p = {typicality:.2g}): the numbers below say little of it."
+        return found | {
+            "percentile": None if calibration.reference is None else calibration.reference.percentile(uncertainty),
+            "gallery_size": calibration.gallery_size,
+            "fits_about": float(report.fits_about[0]),
+            "reference_images": calibration.num_reference_images,
+            "typicality": typicality,
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
-        Writes the model, the tokenizer and the reference. The pipeline itself comes with this package and not with the
-        checkpoint, which therefore loads without remote code.
+        Writes the model, the tokenizer and the calibration. The pipeline itself comes with this package and not with
+        the checkpoint, which therefore loads without remote code.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.tokenizer.save_pretrained(save_directory, **kwargs)  # type: ignore[union-attr]
-        if self.reference is not None:
-            self.reference.save(save_directory)
+        if self.calibration is not None:
+            self.calibration.save_pretrained(save_directory)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.calibration import Calibration, TextReport
 from ..model.modeling_asymvlm import AsymVLMModel
 from .divergences import TextLaw, directional_divergence
-from .encoding import encode_tokens
+from .encoding import backbone_features
 from .near_duplicates import NearDuplicates, gathered, keep_nearest, law_of, near_duplicates
 from .tokenization import check_texts, tokenize_texts
 
@@ -32,6 +33,7 @@ class Triage:
             How far apart their directions are, in nats; NaN if none contradicts.
         contradiction_threshold (`float`, *optional*):
             In nats; `None` where no two captions share an image, or all do.
+        report (`TextReport`, *optional*): what a calibration says of each caption; `None` without one.
     """
 
     concentration: np.ndarray
@@ -40,6 +42,7 @@ class Triage:
     contradiction: np.ndarray
     contradiction_divergence: np.ndarray
     contradiction_threshold: float | None
+    report: TextReport | None = None
 
 
 def triage(
@@ -52,6 +55,7 @@ def triage(
     contradiction_quantile: float = 0.5,
     batch_size: int = 256,
     progress: bool = False,
+    calibration: Calibration | None = None,
 ) -> Triage:
     """
     Args:
@@ -67,6 +71,7 @@ def triage(
             seed.
         batch_size (`int`, *optional*, defaults to 256): captions in the backbone at a time.
         progress (`bool`, *optional*, defaults to `False`): whether to show progress bars.
+        calibration (`Calibration`, *optional*): of the model's head.
 
     Raises:
         TypeError: for a caption that is no string.
@@ -81,13 +86,15 @@ def triage(
     number = np.array([number_of[text] for text in captions])
     tokenized = tokenize_texts(tokenizer, distinct)
     cut = tokenized.too_long(model.config.text_max_length)
-    eta = encode_tokens(model, tokenized, batch_size=batch_size, progress=progress).cpu()
+    features = backbone_features(model, tokenized, batch_size=batch_size, progress=progress)
+    eta = model.get_text_features(text_features=features).pooler_output.detach().cpu()
     texts = distribution_class.from_natural_parameter(eta, validate_args=False)
     duplicates = _with_equal_captions(near_duplicates(texts, duplicate_divergence, progress=progress), number)
     images = None if image_ids is None else np.unique(np.asarray(image_ids), return_inverse=True)[1]
     contradiction, divergence, threshold = _contradictions(texts, number, images, contradiction_quantile)
     concentration = texts.concentration.double().numpy()[number]
-    return Triage(concentration, cut[number], duplicates, contradiction, divergence, threshold)
+    report = None if calibration is None else calibration.text_report(features).take(number)
+    return Triage(concentration, cut[number], duplicates, contradiction, divergence, threshold, report)
 
 
 def _with_equal_captions(distinct: NearDuplicates, number: np.ndarray) -> NearDuplicates:
