@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.calibration.reference import MAX_KEPT, REFERENCE_FILE, UncertaintyReference
-from modeling_asymvlm.reporting.run_files import save_reference
-from modeling_asymvlm.store.embedding_store import EmbeddingSplit
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel, Calibration
+from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE
+from modeling_asymvlm.calibration.reference import MAX_KEPT, UncertaintyReference
+from modeling_asymvlm.reporting.run_files import calibrate
+from tests.support.calibrations import make_calibration
+from tests.support.training import make_pairs
 
 
 def make_model(seed: int = 0, **config) -> AsymVLMModel:
@@ -63,10 +65,11 @@ def test_features_give_the_concentrations_of_the_model(model, monkeypatch):
         UncertaintyReference.from_features(make_model(distribution="deterministic"), features, corpus="texts")
 
 
-def test_a_reference_comes_back_from_its_folder_and_from_a_repository(model, tmp_path, monkeypatch):
-    reference = UncertaintyReference.from_concentration(torch.rand(50) + 1, model, corpus="numbers")
-    reference.save(tmp_path)
-    assert UncertaintyReference.from_pretrained(tmp_path) == reference
+def test_a_calibration_comes_back_from_its_folder_and_from_a_repository(model, tmp_path):
+    calibration = make_calibration(model)
+    calibration.save_pretrained(tmp_path)
+    assert Calibration.from_pretrained(tmp_path).identity == calibration.identity
+    assert Calibration.from_pretrained(tmp_path).reference == calibration.reference
     repository = tmp_path / "cache" / "models--tests--head"
     commit = "0123456789abcdef0123456789abcdef01234567"
     (repository / "refs").mkdir(parents=True)
@@ -74,10 +77,10 @@ def test_a_reference_comes_back_from_its_folder_and_from_a_repository(model, tmp
     (repository / "snapshots" / commit).mkdir(parents=True)
     arguments = {"cache_dir": tmp_path / "cache"}
     with pytest.raises(FileNotFoundError, match="'tests/head' has no"):
-        UncertaintyReference.from_pretrained("tests/head", **arguments)
-    reference.save(repository / "snapshots" / commit)
-    assert UncertaintyReference.from_pretrained("tests/head", **arguments) == reference
-    assert UncertaintyReference.from_pretrained("tests/head", revision=commit, **arguments) == reference
+        Calibration.from_pretrained("tests/head", **arguments)
+    calibration.save_pretrained(repository / "snapshots" / commit)
+    assert Calibration.from_pretrained("tests/head", **arguments).reference == calibration.reference
+    assert Calibration.from_pretrained("tests/head", revision=commit, **arguments).identity == calibration.identity
 
 
 def test_another_head_is_told_from_its_own(model, tmp_path):
@@ -93,36 +96,44 @@ def test_another_head_is_told_from_its_own(model, tmp_path):
         reference.check_head(model)
 
 
-def test_what_is_no_reference_is_refused(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match=REFERENCE_FILE):
-        UncertaintyReference.from_pretrained(tmp_path)
+def test_what_is_no_calibration_is_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=CALIBRATION_FILE):
+        Calibration.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError):
-        UncertaintyReference.from_pretrained(tmp_path / "no such place")
-    UncertaintyReference.from_concentration([1.0, 2.0], model, corpus="numbers").save(tmp_path)
-    content = json.loads((tmp_path / REFERENCE_FILE).read_text())
-    damages = ({"uncertainties": [2.0, 1.0]}, {"uncertainties": []}, {"uncertainties": None}, {"more": 1})
-    for damage in damages:
-        (tmp_path / REFERENCE_FILE).write_text(json.dumps(content | damage))
+        Calibration.from_pretrained(tmp_path / "no such place")
+    make_calibration(model).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / CALIBRATION_FILE).read_text())
+    of_reference = content["reference"]
+    damages = [{"uncertainties": [2.0, 1.0]}, {"uncertainties": []}, {"uncertainties": None}, {"num_texts": 0}]
+    records = [content | {"reference": of_reference | damage} for damage in damages]
+    records += [
+        {name: value for name, value in content.items() if name != missing} for missing in ("beta", "measured")
+    ]
+    for record in records:
+        (tmp_path / CALIBRATION_FILE).write_text(json.dumps(record))
         with pytest.raises(ValueError, match="is damaged"):
-            UncertaintyReference.from_pretrained(tmp_path)
-    (tmp_path / REFERENCE_FILE).write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
-        UncertaintyReference.from_pretrained(tmp_path)
-    (tmp_path / REFERENCE_FILE).write_text(json.dumps(content | {"format": 2}))
+            Calibration.from_pretrained(tmp_path)
+    (tmp_path / CALIBRATION_FILE).write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        Calibration.from_pretrained(tmp_path)
+    (tmp_path / CALIBRATION_FILE).write_text(json.dumps(content | {"format": 2}))
     with pytest.raises(ValueError, match="format 2, but this version reads 1"):
-        UncertaintyReference.from_pretrained(tmp_path)
+        Calibration.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="from 1 to that number"):
         UncertaintyReference.from_concentration([], model, corpus="nothing")
     with pytest.raises(ValueError, match="positive and ascending"):
         UncertaintyReference.from_concentration([1.0, float("nan")], model, corpus="numbers")
 
 
-def test_training_leaves_the_reference_of_the_validation_captions(model, tmp_path):
-    features = torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
-    split = EmbeddingSplit(["image"], features[:1], ["caption"] * 20, features, torch.zeros(20, dtype=torch.long))
-    save_reference(tmp_path, model, split, {"dataset": "pairs"})
-    saved = UncertaintyReference.from_pretrained(tmp_path)
-    assert (saved.corpus, saved.num_texts) == ("validation captions of pairs", 20)
-    saved.check_head(model)
-    save_reference(tmp_path, make_model(distribution="deterministic"), split, {"dataset": "pairs"})
-    assert not (tmp_path / REFERENCE_FILE).exists()
+def test_training_leaves_the_calibration_with_the_reference_of_the_validation_captions(model, tmp_path):
+    train, validation = (make_pairs(seed, 40, 60, dim=8).split for seed in (2, 3))
+    saved, _ = calibrate(tmp_path, model, train, validation, {"dataset": "pairs"})
+    reference = Calibration.from_pretrained(tmp_path, model=model).reference
+    assert (reference.corpus, reference.num_texts) == ("validation captions of pairs", 60)
+    assert reference == saved.reference
+    deterministic = make_model(distribution="deterministic")
+    assert calibrate(tmp_path, deterministic, train, validation, {"dataset": "pairs"})[0].reference is None
+    too_small = make_pairs(4, 10, 60, dim=8).split
+    nothing, sentences = calibrate(tmp_path, model, train, too_small, {"dataset": "pairs"})
+    assert nothing is None and "60 captions of 10 images" in sentences[0]
+    assert not (tmp_path / CALIBRATION_FILE).exists()

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
-from modeling_asymvlm.calibration.reference import REFERENCE_FILE, UncertaintyReference
+from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
 from modeling_asymvlm.commands.publish import main
 from modeling_asymvlm.model.checkpoint_code import AUTO_MAP, code_files
 from modeling_asymvlm.publishing.upload import upload
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.reporting.usage_example import run_example_isolated
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+from tests.support.calibrations import make_calibration
 from tests.support.hub_stand_in import hub_stand_in
 from tests.support.tiny_models import make_tiny_clip, make_tiny_processor
 from tests.support.training import make_pairs
@@ -38,7 +39,8 @@ TRAVELS = CODE | {
     "config.json",
     "model.safetensors",
     "processor_config.json",
-    "reference_uncertainty.json",
+    "calibration.json",
+    "calibration.safetensors",
     "reliability.png",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -52,7 +54,7 @@ def checkpoint(tmp_path_factory) -> Path:
     model = AsymVLMModel.from_vlm_pretrained(make_tiny_clip(), distribution="vmf").eval()
     model.save_pretrained(folder)
     make_tiny_processor().save_pretrained(folder)
-    UncertaintyReference.from_concentration([1.0, 2.0], model, corpus="numbers").save(folder)
+    make_calibration(model).save_pretrained(folder)
     test = {
         **evaluate_split(model, make_pairs(0, 20, 60).split),
         "time": {"features": 1.0, "training": 2.0, "evaluation": 3.0},
@@ -287,7 +289,7 @@ def test_a_checkpoint_that_does_not_load_is_refused(copied, capsys):
 
 def test_percentiles_of_other_head_weights_are_not_published(copied, capsys):
     AsymVLMModel.from_vlm_pretrained(make_tiny_clip(), distribution="power_spherical").save_pretrained(copied)
-    assert "were computed with other head weights" in refusal(capsys, copied, "--repo_id", NAME)
+    assert "was made with other head weights" in refusal(capsys, copied, "--repo_id", NAME)
 
 
 def test_all_the_shards_of_a_checkpoint_travel_and_nothing_outside_of_it(copied, tmp_path, capsys, monkeypatch):
@@ -331,7 +333,8 @@ def test_a_published_head_of_a_hub_backbone_names_it(copied, tmp_path, dry_run, 
     )
     model = AsymVLMModel.from_vlm_pretrained("tests/clip", revision=commit, cache_dir=str(cache))
     model.save_pretrained(copied)
-    (copied / REFERENCE_FILE).unlink()
+    (copied / CALIBRATION_FILE).unlink()
+    (copied / TENSORS_FILE).unlink()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     output = tmp_path / "upload"
     code, _, error = run(capsys, copied, "--repo_id", NAME, "--license", "mit", "--dry-run", "--output", output)

@@ -9,8 +9,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import modeling_asymvlm  # noqa: F401
 from modeling_asymvlm import AsymVLMModel, TextUncertaintyPipeline
-from modeling_asymvlm.calibration.reference import REFERENCE_FILE, UncertaintyReference
+from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE
 from modeling_asymvlm.texts.words import word_uncertainty
+from tests.support.calibrations import make_calibration
 
 
 TEXTS = ["red 3 picture 17", "picture", "red  red 5", "3 4 5 6 7 8 9 red picture 10 11 12"]
@@ -77,40 +78,42 @@ def test_the_number_of_words_is_chosen_with_the_pipeline_or_the_call(judge, chec
 
 def test_without_words_the_backbone_sees_each_text_once(judge, monkeypatch):
     seen = []
-    forward = judge.model.forward
-    monkeypatch.setattr(judge.model, "forward", lambda **inputs: seen.append(inputs["input_ids"]) or forward(**inputs))
+    features = judge.model.backbone_text_features
+    monkeypatch.setattr(
+        judge.model, "backbone_text_features", lambda **inputs: seen.append(inputs["input_ids"]) or features(**inputs)
+    )
     judge(TEXTS, top_words=0)
     assert len(seen) == len(TEXTS)
 
 
 def test_percentiles_refer_to_the_corpus_beside_the_checkpoint_or_to_ones_own(judge, checkpoint):
-    assert judge(TEXTS[0])["percentile"] is None and judge.reference is None
+    assert judge(TEXTS[0])["percentile"] is None and judge.calibration is None
     uncertainty = judge(TEXTS[0])["uncertainty"]
     concentration = [1 / uncertainty * factor for factor in (0.5, 0.9, 1.1, 2.0, 3.0)]
-    UncertaintyReference.from_concentration(concentration, judge.model, corpus="numbers").save(checkpoint)
+    make_calibration(judge.model, concentration=concentration).save_pretrained(checkpoint)
     again = pipeline("text-uncertainty", model=str(checkpoint), device="cpu")
-    assert again.reference.corpus == "numbers"
+    assert again.calibration.reference.corpus == "numbers"
     assert again(TEXTS[0])["percentile"] == pytest.approx(60)
-    own = UncertaintyReference.from_concentration([1e-6], judge.model, corpus="one vague text")
-    assert pipeline("text-uncertainty", model=str(checkpoint), reference=own)(TEXTS[0])["percentile"] == 0
+    own = make_calibration(judge.model, concentration=[1e-6], corpus="one vague text")
+    assert pipeline("text-uncertainty", model=str(checkpoint), calibration=own)(TEXTS[0])["percentile"] == 0
 
 
 def test_a_reference_of_other_head_weights_is_refused_and_one_that_is_found_is_left(judge, checkpoint, caplog):
-    reference = UncertaintyReference.from_concentration([1.0, 2.0], judge.model, corpus="numbers")
+    calibration = make_calibration(judge.model)
     with torch.no_grad():
         judge.model.text_head.output_layer.bias += 0.1
     with pytest.raises(ValueError, match="other head weights"):
-        TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer, reference=reference)
-    reference.save(checkpoint)
+        TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer, calibration=calibration)
+    calibration.save_pretrained(checkpoint)
     changed = TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer)
-    assert changed.reference is None and changed(TEXTS[0])["percentile"] is None
+    assert changed.calibration is None and changed(TEXTS[0])["percentile"] is None
     assert "belongs to other head weights" in caplog.text
 
 
 def test_a_saved_pipeline_needs_no_remote_code_and_keeps_its_reference(judge, tmp_path):
-    judge.reference = UncertaintyReference.from_concentration([1.0, 2.0], judge.model, corpus="numbers")
+    judge.calibration = make_calibration(judge.model)
     judge.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again" / REFERENCE_FILE).is_file()
+    assert (tmp_path / "again" / CALIBRATION_FILE).is_file()
     assert not list((tmp_path / "again").glob("*.py"))
     assert not json.loads((tmp_path / "again" / "config.json").read_text()).get("custom_pipelines")
     again = pipeline("text-uncertainty", model=str(tmp_path / "again"), device="cpu")
@@ -118,7 +121,7 @@ def test_a_saved_pipeline_needs_no_remote_code_and_keeps_its_reference(judge, tm
 
 
 def test_half_precision_backbones_keep_the_reference(judge, checkpoint):
-    UncertaintyReference.from_concentration([1.0, 2.0], judge.model, corpus="numbers").save(checkpoint)
+    make_calibration(judge.model, concentration=[1.0, 2.0]).save_pretrained(checkpoint)
     half = pipeline("text-uncertainty", model=str(checkpoint), dtype=torch.bfloat16, device="cpu")
     assert half(TEXTS[0])["uncertainty"] == pytest.approx(judge(TEXTS[0])["uncertainty"], rel=0.05)
     assert half.reference is not None
@@ -141,3 +144,21 @@ def test_bad_texts_and_arguments_are_refused(judge, tiny_clip):
     points = AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="deterministic")
     with pytest.raises(ValueError, match="gives points, not distributions"):
         TextUncertaintyPipeline(model=points, tokenizer=judge.tokenizer)
+
+
+def test_what_a_calibration_knows_of_a_text_is_said_with_it(judge):
+    calibration = make_calibration(judge.model)
+    told = TextUncertaintyPipeline(model=judge.model, tokenizer=judge.tokenizer, calibration=calibration)
+    tokens = judge.tokenizer(TEXTS[0], return_tensors="pt")
+    report = calibration.text_report(judge.model.backbone_text_features(**tokens))
+    found = told(TEXTS[0])
+    assert found["typicality"] == pytest.approx(report.typicality[0])
+    assert found["fits_about"] == pytest.approx(report.fits_about[0], rel=1e-5)
+    assert (found["gallery_size"], found["reference_images"]) == (40, 80)
+    if report.text_confidence is None:
+        assert found["text_confidence"] is None and "No confidence" in found["note"]
+    else:
+        assert found["text_confidence"] == pytest.approx(report.text_confidence[0], rel=1e-5)
+    assert (found["typicality"] < 0.05) == ("Unlike the training captions" in (found["note"] or ""))
+    silent = judge(TEXTS[0])
+    assert silent["text_confidence"] is silent["typicality"] is silent["fits_about"] is silent["note"] is None
