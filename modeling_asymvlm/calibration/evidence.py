@@ -155,5 +155,9 @@ def _minimise(
         if moved < 1e-9 * parameters.abs().max():
             break
     sigma = float(parameters[0])
-    beta = float(parameters[1]) / sigma if with_evidence else 0.0
-    return sigma, beta if np.isfinite(beta) and beta > 0 else 0.0
+    if not with_evidence:
+        return sigma, 0.0
+    beta = float(parameters[1]) / sigma
+    if np.isfinite(beta) and beta > 0:
+        return sigma, beta
+    return _minimise(logits, evidence, index, with_evidence=False)  # convex: the least loss of beta >= 0 is at 0
