@@ -124,7 +124,7 @@ def test_half_precision_backbones_keep_the_reference(judge, checkpoint):
     make_calibration(judge.model, concentration=[1.0, 2.0]).save_pretrained(checkpoint)
     half = pipeline("text-uncertainty", model=str(checkpoint), dtype=torch.bfloat16, device="cpu")
     assert half(TEXTS[0])["uncertainty"] == pytest.approx(judge(TEXTS[0])["uncertainty"], rel=0.05)
-    assert half.reference is not None
+    assert half.calibration is not None
 
 
 def test_bad_texts_and_arguments_are_refused(judge, tiny_clip):
