@@ -13,19 +13,19 @@ DIM = 24
 
 
 def planted_split(
-    seed: int, images: int = 60, captions: int = 120, dim: int = DIM, *, noise: float = 1.0, shuffled: bool = False
+    seed: int, images: int = 60, captions: int = 120, dim: int = DIM, *, shown: float = 4.0, shuffled: bool = False
 ) -> EmbeddingSplit:
     """
-    Captions that resemble their image, more or less so by a direction that all texts share: those that say it loudly
-    are noisy, which a text alone gives away. `shuffled` deals the images out anew.
+    Captions that resemble their image, some only vaguely; vagueness shows in the first dimension of a text, `shown`
+    times as large, so that a text alone gives it away. `shuffled` deals the images out anew.
     """
     generator = torch.Generator().manual_seed(seed)
     image_features = torch.randn(images, dim, generator=generator)
     index = torch.arange(captions) % images
     vagueness = torch.rand(captions, 1, generator=generator)
     noises = torch.randn(captions, dim, generator=generator)
-    text_features = image_features[index] + noise * (0.2 + 2 * vagueness) * noises
-    text_features = text_features + 4 * vagueness * torch.eye(dim)[0]
+    text_features = image_features[index] + (0.2 + 2 * vagueness) * noises
+    text_features = text_features + shown * vagueness * torch.eye(dim)[0]
     if shuffled:
         index = index[torch.randperm(captions, generator=generator)]
     names = [f"image-{row}" for row in range(images)]
