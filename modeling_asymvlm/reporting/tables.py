@@ -84,8 +84,8 @@ def _retrieval_rows(results: dict[str, Any]) -> list[Row]:
         if "median_rank" in results:
             name = f"{direction}_median_rank"
             medians = results["median_rank"][name], results["backbone_median_rank"][name]
-            cells = [f"{median:g}" for median in medians]
-            rows.append((f"{label} median rank (best 1)", cells[0], *("" for _ in plain), cells[1]))
+            own_median, of_backbone_median = (f"{median:g}" for median in medians)
+            rows.append((f"{label} median rank (best 1)", own_median, *("" for _ in plain), of_backbone_median))
     return rows
 
 

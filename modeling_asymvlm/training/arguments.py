@@ -94,7 +94,7 @@ class AsymVLMTrainingArguments(TrainingArguments):
         },
     )
     early_stopping_patience: int | None = field(
-        default=6,
+        default=None,
         metadata={
             "help": "Stop after so many evaluations without a better one, counted after warm-up, if the best "
             "head is loaded at the end."
