@@ -18,8 +18,8 @@ HEADS = {
     "paper": ("learned", False, 0.0, 0.0, 1024, 3, 10.0, 1.0, "paper"),
 }
 TRAINING = {
-    "default": ("adamw_torch", 2e-3, 1.0, 0.1, "cosine", None, 1024, False, 6),
-    "learned": ("adamw_torch", 3e-3, 1.0, 0.1, "cosine", 10.0, 1024, False, 6),
+    "default": ("adamw_torch", 2e-3, 1.0, 0.1, "cosine", None, 1024, False, None),
+    "learned": ("adamw_torch", 3e-3, 1.0, 0.1, "cosine", 10.0, 1024, False, None),
     "paper": ("sgd", 1e-2, 5e-4, 0.0, "cosine_with_min_lr", 200.0, 2048, True, None),
 }
 
