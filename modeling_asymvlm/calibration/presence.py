@@ -134,6 +134,7 @@ def presence_trials(
             cosines = directions[rows] @ image_embeds[gallery].T
             for with_image in (True, False):
                 found = gallery_cosines(cosines, None if with_image else column[rows])
+                found = found._replace(num_images=size)  # else the size alone would tell the two apart
                 features.append(presence_features(text_embeds[rows], found, own_cosine))
                 present.append(torch.full((len(rows),), float(with_image), dtype=torch.float64))
                 caption.append(rows)

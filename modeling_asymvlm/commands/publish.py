@@ -13,7 +13,8 @@ import transformers
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import disable_progress_bars
 
-from ..publishing.upload import explain, prepare_upload, upload
+from ..publishing.upload import RESULTS_NAME, explain, prepare_upload, upload
+from ..reporting.results import read_results
 from .parser import CommandParser
 
 
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> int:
         prepared = Path(temporary)
         with parser.failing(ValueError, OSError):
             prepare_upload(parsed.folder, prepared, parsed.repo_id, parsed.license)
+        for sentence in read_results(prepared / RESULTS_NAME).get("warnings", []):
+            print(f"Warning: {sentence}")
         for file in sorted(prepared.iterdir()):
             print(f"{file.stat().st_size:>12,}  {file.name}")
         if parsed.dry_run:

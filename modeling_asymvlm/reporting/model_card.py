@@ -77,6 +77,7 @@ def model_card(
         *_backbone(facts),
         "## Use",
         *_use(results, location, published),
+        *_warnings(results.get("warnings", [])),
         "## Test results",
         *_test_results(test, evaluation, plots),
         *_training(training),
@@ -170,6 +171,10 @@ def _test_results(test: dict[str, Any], evaluation: dict[str, Any], plots: Seque
             f"{test['intervals']['num_resamples']} resamples of the images."
         )
     return sections + [f"![{PLOTS[name]}]({name})" for name in plots]
+
+
+def _warnings(sentences: Sequence[str]) -> list[str]:
+    return ["## Warnings", "\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
 
 
 def _training(training: dict[str, Any]) -> list[str]:

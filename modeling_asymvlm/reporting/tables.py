@@ -18,6 +18,16 @@ CONFIDENCES = (
 )
 
 
+CONFIDENCE_NAMES = {
+    "concentration": "1/kappa, a learned concentration",
+    "text_confidence": "text confidence, from the text alone",
+    "posterior": "posterior of the first image",
+    "confidence": "confidence, the posterior recalibrated",
+    "backbone_posterior": "posterior of the backbone's cosine",
+    "backbone_top1_cosine": "first cosine of the backbone",
+}
+
+
 def format_table(results: dict[str, Any]) -> str:
     """The results of [`evaluate_split`] as GitHub-flavoured Markdown tables, readable in a terminal as well."""
     tables = [_retrieval_rows(results)]
@@ -55,22 +65,55 @@ def format_table(results: dict[str, Any]) -> str:
             figures = calibration["expected_calibration_error"], calibration["brier_score"]
             columns = stated, 1 - metrics["error_rate"], *figures, metrics["negative_log_likelihood"]
             rows.append((f"{label}, tau = {results['posterior']['logit_scale']:.3g}", *map(_number, columns)))
-    tables += [rows, _other_rows(results)]
+    tables += [rows, _confidence_rows(results), _difference_rows(results), _other_rows(results)]
     return "\n\n".join(markdown_table(rows) for rows in tables if len(rows) > 1)
 
 
 def _retrieval_rows(results: dict[str, Any]) -> list[Row]:
-    rows: list[Row] = [("Retrieval", "this model", "cosine of the backbone")]
+    uncorrected = results.get("uncorrected_retrieval")
+    plain = () if uncorrected is None else ("uncorrected",)
+    rows: list[Row] = [("Retrieval", "this model", *plain, "cosine of the backbone")]
     for direction, label in (("text_to_image", "text -> image"), ("image_to_text", "image -> text")):
         for k in (1, 5, 10):
             name = f"{direction}_recall@{k}"
             interval = results.get("intervals", {}).get("retrieval", {}).get(name)
             own, of_backbone = results["retrieval"][name], results["backbone_retrieval"][name]
-            rows.append((f"{label} R@{k}", _number(own, interval, digits=4), _number(of_backbone, digits=4)))
+            others = [of_backbone] if uncorrected is None else [uncorrected[name], of_backbone]
+            cells = (_number(value, digits=4) for value in others)
+            rows.append((f"{label} R@{k}", _number(own, interval, digits=4), *cells))
         if "median_rank" in results:
             name = f"{direction}_median_rank"
             medians = results["median_rank"][name], results["backbone_median_rank"][name]
-            rows.append((f"{label} median rank (best 1)", *(f"{median:g}" for median in medians)))
+            cells = [f"{median:g}" for median in medians]
+            rows.append((f"{label} median rank (best 1)", cells[0], *("" for _ in plain), cells[1]))
+    return rows
+
+
+def _confidence_rows(results: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = [
+        ("Confidence of a first image", "AUROC (chance 0.5)", "AURC", "ECE (ideal 0)", "AUROC above the backbone's")
+    ]
+    for name, worth in results.get("confidences", {}).items():
+        error, above = worth.get("expected_calibration_error"), worth.get("difference_to_backbone")
+        untrusted = " (not trusted)" if worth.get("trusted") is False else ""
+        rows.append(
+            (
+                CONFIDENCE_NAMES[name] + untrusted,
+                _number(worth["auroc"], worth["auroc_interval"]),
+                _number(worth["aurc"], worth["aurc_interval"]),
+                "" if error is None else _number(error),
+                "" if above is None or math.isnan(above[0]) else f"[{above[0]:+.3f}, {above[1]:+.3f}]",
+            )
+        )
+    return rows
+
+
+def _difference_rows(results: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = [("Above the backbone's cosine with a fitted scale", "mean", "95 % interval")]
+    for name, difference in results.get("differences_to_backbone", {}).items():
+        low, high = difference["interval"]
+        label = name.replace("_", " ") + (" (less is better)" if name == "negative_log_likelihood" else "")
+        rows.append((label, f"{difference['mean']:+.4f}", f"[{low:+.4f}, {high:+.4f}]"))
     return rows
 
 
