@@ -10,11 +10,13 @@ from pictures import Pictures
 from PIL import Image
 
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.calibration.calibration import Calibration
 from modeling_asymvlm.calibration.conformal import ConformalSets
 from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.search.text_index import TextIndex
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
-from modeling_asymvlm.texts.encoding import encode_texts, text_concentration
+from modeling_asymvlm.texts.encoding import backbone_features, encode_texts, text_concentration
+from modeling_asymvlm.texts.tokenization import tokenize_texts
 from modeling_asymvlm.texts.words import TextUncertainty, word_uncertainty
 
 
@@ -22,6 +24,31 @@ ALPHAS = (0.05, 0.1, 0.2)
 NUM_STRATA = 4
 MAX_CHARACTERS = 500
 REFERENCE_CAPTIONS = 20_000  # of the training split, to fix the strata by
+
+
+@dataclass(frozen=True)
+class PromptConfidence:
+    """
+    What the calibration of the head says of a prompt alone.
+
+    Attributes:
+        probability (`float`, *optional*): that a first result for such a text is right; `None` where it is not to be
+            trusted.
+        interval (`tuple[float, float]`, *optional*): how often it was for held-out captions of about this confidence.
+        reason (`str`, *optional*): why there is no probability.
+        gallery_size (`int`): pictures of the galleries that the probability is about.
+        fits_about (`float`): number of reference pictures that the prompt fits.
+        num_reference_images (`int`): how many of these there are.
+        typicality (`float`): p-value among held-out captions, in (0, 1].
+    """
+
+    probability: float | None
+    interval: tuple[float, float] | None
+    reason: str | None
+    gallery_size: int
+    fits_about: float
+    num_reference_images: int
+    typicality: float
 
 
 @dataclass(frozen=True)
@@ -33,11 +60,13 @@ class PromptReading:
         text (`TextUncertainty`): its uncertainty and that of its words.
         rank (`float`): share of the calibration captions that are less uncertain, in [0, 1].
         ranks_so_far (`list[float]`): that of the text up to and with each word.
+        confidence (`PromptConfidence`, *optional*): `None` without a calibration of the head.
     """
 
     text: TextUncertainty
     rank: float
     ranks_so_far: list[float]
+    confidence: PromptConfidence | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +79,16 @@ class Ranking:
         log_posterior (float64, shape `(results,)`): of each, among all that were searched.
         uncertainty (float64, shape `(results,)`): of each caption, or of the prompt that pictures were found for.
         total (`int`): how many were searched.
+        confidence (`float`, *optional*): that the first picture is right, if the one that is meant is there at all.
+        presence (`float`, *optional*): that it is there, where as many prompts have one as have none.
     """
 
     labels: list[str]
     log_posterior: np.ndarray
     uncertainty: np.ndarray
     total: int
+    confidence: float | None = None
+    presence: float | None = None
 
     @property
     def posterior(self) -> np.ndarray:
@@ -95,6 +128,8 @@ class Gallery:
         calibration (`EmbeddingSplit`): with as many images.
         pictures (`Pictures`): of `shown`.
         reference (`EmbeddingSplit`, *optional*): training captions, whose uncertainty borders the strata.
+        trust (`Calibration`, *optional*): of the model's head: pictures are ranked by corrected scores, and what is
+            known of a prompt is told.
         name (`str`, *optional*): of the model, for the page.
     """
 
@@ -107,15 +142,17 @@ class Gallery:
         pictures: Pictures,
         *,
         reference: EmbeddingSplit | None = None,
+        trust: Calibration | None = None,
         name: str = "",
     ):
         self.model, self.processor, self.pictures, self.name = model, processor, pictures, name
-        self.images = ImageIndex.from_split(model, shown)
+        self.trust = trust
+        self.images = ImageIndex.from_split(model, shown, calibration=trust)
         self.captions = _distinct_captions(model, shown)
         self.image_ids = list(shown.image_ids)
         queries = _embedded(model, calibration.text_features[:])
         self._groups = calibration.text_image_index.numpy()
-        self._conformity = ImageIndex.from_split(model, calibration).log_posterior(
+        self._conformity = ImageIndex.from_split(model, calibration, calibration=trust).log_posterior(
             queries, self._groups[:, None].tolist()
         )
         self._calibration_uncertainty = _uncertainty(queries)
@@ -146,7 +183,28 @@ class Gallery:
         text = word_uncertainty(self.model, self.processor, prompt)
         beginnings = [prompt[: word.end] for word in text.words]
         so_far = 1 / text_concentration(self.model, self.processor, beginnings)
-        return PromptReading(text, self._rank(text.uncertainty), [self._rank(value) for value in so_far.tolist()])
+        ranks = [self._rank(value) for value in so_far.tolist()]
+        return PromptReading(text, self._rank(text.uncertainty), ranks, self._confidence(prompt))
+
+    def _confidence(self, prompt: str) -> PromptConfidence | None:
+        trust = self.trust
+        if trust is None:
+            return None
+        report = trust.text_report(backbone_features(self.model, tokenize_texts(self.processor, prompt)))
+        probability = interval = None
+        if report.text_confidence is not None and report.text_confidence_interval is not None:
+            probability = float(report.text_confidence[0])
+            low, high = report.text_confidence_interval[0].tolist()
+            interval = low, high
+        return PromptConfidence(
+            probability,
+            interval,
+            trust.of_text.measured.reason,
+            trust.gallery_size,
+            float(report.fits_about[0]),
+            trust.num_reference_images,
+            float(report.typicality[0]),
+        )
 
     def find_pictures(self, prompt: str, alpha: float) -> PictureSet:
         """
@@ -200,7 +258,11 @@ def _check_length(prompt: str) -> None:
 
 def _ranking(index: ImageIndex | TextIndex, query: torch.Tensor, count: int) -> Ranking:
     found = index.search(query, k=count)
-    return Ranking(found.labels[0], np.asarray(found.log_posterior)[0], found.uncertainty[0], len(index))
+    confidence, presence = (
+        None if values is None else float(values[0]) for values in (found.confidence, found.presence)
+    )
+    log_posterior = np.asarray(found.log_posterior)[0]
+    return Ranking(found.labels[0], log_posterior, found.uncertainty[0], len(index), confidence, presence)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pictures import Pictures, pictures_in_folder, pictures_of_data
 from transformers import AutoProcessor
 
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.calibration.calibration import Calibration
 from modeling_asymvlm.model.checkpoint_fingerprints import check_fingerprint
 from modeling_asymvlm.pairs.layouts import load_pairs
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -42,7 +43,7 @@ def open_gallery(
 
     Raises:
         FileNotFoundError, OSError: for what is not there.
-        ValueError: for what does not fit together.
+        ValueError: for what does not fit together, such as a calibration of another head.
     """
     if gallery_size < 2:
         raise ValueError(f"gallery_size is {gallery_size}, but a gallery needs at least 2 pictures.")
@@ -68,6 +69,7 @@ def open_gallery(
         calibration,
         open_pictures(dataset, image_folder, list(shown.image_ids)),
         reference=store.split(REFERENCE) if REFERENCE in store.splits else None,
+        trust=open_calibration(model_name, model),
         name=Path(model_name).name,
     )
 
@@ -79,6 +81,14 @@ def open_model(name: str) -> tuple[AsymVLMModel, Any]:
         raise ValueError(f"{name!r} is a head without a backbone, which embeds no words: name a whole checkpoint.")
     model.config.law.check_concentration(repr(name))
     return model, AutoProcessor.from_pretrained(name)
+
+
+def open_calibration(name: str, model: AsymVLMModel) -> Calibration | None:
+    """The calibration of a checkpoint, `None` where it has none. Raises `ValueError` for that of another head."""
+    try:
+        return Calibration.from_pretrained(name, model=model)
+    except FileNotFoundError:
+        return None
 
 
 def open_store(embeddings: str | None, model_name: str) -> EmbeddingStore:

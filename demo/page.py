@@ -113,5 +113,6 @@ def build_page(gallery: Gallery) -> gr.Blocks:
 def _header(gallery: Gallery) -> str:
     return (
         f"<header><h1>{TITLE}</h1><p>To <b>{escape(gallery.name)}</b> a text is a distribution over pictures: the "
-        "more it says, the more concentrated. Edit the prompt and watch 1/κ, its uncertainty.</p></header>"
+        "more it says, the more concentrated. Edit the prompt and watch 1/κ, the concentration that it learned, "
+        "and what is known of its answers.</p></header>"
     )

@@ -3,10 +3,14 @@
 import math
 from html import escape
 
-from gallery import PictureSet, PromptReading, Ranking
+from gallery import PictureSet, PromptConfidence, PromptReading, Ranking
 from pictures import Pictures
 
+from modeling_asymvlm.calibration.typicality import UNLIKE
 from modeling_asymvlm.texts.words import WordUncertainty
+
+
+NOTHING_BELOW = 0.5  # a gallery with less presence than this is said to hold no match
 
 
 def message(text: str) -> str:
@@ -15,12 +19,13 @@ def message(text: str) -> str:
 
 
 def prompt_html(reading: PromptReading, num_captions: int) -> str:
-    """The uncertainty of a prompt, and its words coloured by how much each lowers it."""
+    """What is known of a prompt, its uncertainty, and its words coloured by how much each lowers it."""
     text = reading.text
     words = [_word(word, text.uncertainty, rank) for word, rank in zip(text.words, reading.ranks_so_far, strict=True)]
     vaguer = f"{100 * (1 - reading.rank):.0f} %"
     return (
-        '<div class="reading"><div class="figure"><span class="label">Uncertainty 1/κ</span>'
+        f'<div class="reading">{_known(reading.confidence)}'
+        '<div class="figure"><span class="label">1/κ, a learned concentration</span>'
         f'<output class="uncertainty">{number(text.uncertainty)}</output>'
         f'<span class="meter"><i style="width:{100 * reading.rank:.1f}%"></i></span>'
         f'<span class="note">more specific than {vaguer} of {num_captions:,} captions</span></div>'
@@ -29,6 +34,26 @@ def prompt_html(reading: PromptReading, num_captions: int) -> str:
         'figure: the word <span class="key lowers">lowers</span> or <span class="key raises">raises</span> the '
         "uncertainty by so much, compared with the prompt without it.</p></div>"
     )
+
+
+def _known(confidence: PromptConfidence | None) -> str:
+    """Whether the prompt is like the captions first, then what it foretells; nothing without a calibration."""
+    if confidence is None:
+        return ""
+    unlike = ""
+    if confidence.typicality < UNLIKE:
+        said = f"Unlike the training captions (p = {confidence.typicality:.2g}): the numbers below say little of it."
+        unlike = f'<p class="message unlike" role="status">{said}</p>'
+    if confidence.probability is None or confidence.interval is None:
+        right = f"How often a first result for such a text is right is not known: {escape(str(confidence.reason))}."
+    else:
+        low, high = confidence.interval
+        right = (
+            f"A first result for such a text is right in about <b>{100 * confidence.probability:.0f} %</b> "
+            f"({100 * low:.0f}–{100 * high:.0f} %), among {confidence.gallery_size:,} pictures that hold it."
+        )
+    fits = f"Fits about <b>{confidence.fits_about:,.0f}</b> of {confidence.num_reference_images:,} reference pictures."
+    return f'{unlike}<p class="summary known">{right} {fits}</p>'
 
 
 def _word(word: WordUncertainty, uncertainty: float, rank_so_far: float) -> str:
@@ -59,11 +84,24 @@ def pictures_html(answer: PictureSet, pictures: Pictures, shown: int) -> str:
     else:
         first = "<b>No picture</b> is probable enough for the set"
     return (
-        f'<div class="found"><p class="summary">{first}. {promise}</p>'
+        f'<div class="found">{_presence(ranking)}<p class="summary">{first}. {promise}</p>'
         f'<ol class="cards">{"".join(cards)}</ol>'
         f'<p class="note">Bars and figures: posterior among {total:,} pictures; the longest bar is the first '
         f"picture's. Sets are calibrated on {answer.num_calibration:,} held-out pictures.</p></div>"
     )
+
+
+def _presence(ranking: Ranking) -> str:
+    if ranking.presence is None:
+        return ""
+    there = f"that the picture meant is here, {100 * ranking.presence:.0f} %"
+    if ranking.presence < NOTHING_BELOW:
+        said = f"Nothing in this gallery seems to match (probability {there})."
+        return f'<p class="message absent" role="status">{said}</p>'
+    right = (
+        "" if ranking.confidence is None else f"; that, if so, it is the first one, {100 * ranking.confidence:.0f} %"
+    )
+    return f'<p class="summary">Probability {there}{right}.</p>'
 
 
 def captions_html(picture_uri: str, ranking: Ranking) -> str:

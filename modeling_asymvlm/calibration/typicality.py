@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 RIDGE = 1e-4  # added to the covariance, in units of squared cosine
 MAX_QUANTILES = 10_001
+UNLIKE = 0.05  # a text of a lower p-value is unlike the training captions, which is said before any other number
 
 
 @dataclass(frozen=True)

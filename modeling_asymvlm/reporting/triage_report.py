@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.calibration import Calibration
+from ..calibration.typicality import UNLIKE
 from ..pairs.captions import Captions
 from ..texts.triage import Triage
 from ..utils.durable_files import move_into_place
@@ -28,9 +29,6 @@ ROWS_PER_GROUP = 65536
 
 
 EXAMPLES = 3
-
-
-UNLIKE = 0.05
 
 
 SCHEMA = pa.schema(

@@ -10,13 +10,12 @@ from transformers.utils import logging
 
 from ..calibration.calibration import Calibration
 from ..calibration.calibration_files import CALIBRATION_FILE
+from ..calibration.typicality import UNLIKE
 from .tokenization import check_texts, tokenize_texts
 from .words import texts_without_words, word_effects
 
 
 logger = logging.get_logger(__name__)
-
-UNLIKE = 0.05  # p-values below this are said before any other number
 
 
 class TextUncertaintyPipeline(ChunkPipeline):
@@ -129,6 +128,7 @@ class TextUncertaintyPipeline(ChunkPipeline):
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:  # type: ignore[override]
         text, is_last = model_inputs.pop("text"), model_inputs.pop("is_last")
         features = self.model.backbone_text_features(**model_inputs)  # type: ignore[operator]
+        features = features.to(self.model.logit_scale.device)
         concentration = self.model(text_features=features).concentration
         return {"concentration": concentration, "text_features": features, "text": text, "is_last": is_last}
 

@@ -2,13 +2,19 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.store.embedding_store import EmbeddingStore
+from modeling_asymvlm.texts.encoding import backbone_features, encode_texts
+from modeling_asymvlm.texts.tokenization import tokenize_texts
+from tests.support.calibrations import make_calibration
 from tests.support.demo_cases import load, make_case
 from tests.support.picture_source import PictureSource
 
@@ -170,6 +176,37 @@ def test_few_calibration_pictures_give_no_strata_and_refuse_what_they_cannot_pro
         few.find_pictures("red 3", 0.05)
 
 
+def test_a_calibration_beside_the_checkpoint_tells_what_is_known_of_a_prompt(case, gallery, tmp_path):
+    assert gallery.trust is None and gallery.read("red 3").confidence is None
+    assert gallery.find_pictures("red 3", 0.1).ranking.presence is None
+    folder = shutil.copytree(case.model, tmp_path / "model")
+    calibration = make_calibration(gallery.model)
+    calibration.save_pretrained(folder)
+    own = loading.open_gallery(str(folder), None, None, None, gallery_size=100)
+    assert own.trust.identity == calibration.identity
+    report = calibration.text_report(backbone_features(own.model, tokenize_texts(own.processor, "red 3")))
+    known = own.read("red 3").confidence
+    assert known.fits_about == pytest.approx(report.fits_about[0], rel=1e-4)
+    assert known.typicality == pytest.approx(report.typicality[0])
+    assert (known.num_reference_images, known.gallery_size) == (80, 40)
+    assert (known.probability is None) == (known.reason is not None)
+    ranking = own.find_pictures("red 3", 0.1).ranking
+    split = EmbeddingStore(folder / "embeddings").split("test")
+    index = ImageIndex.from_split(own.model, split, calibration=calibration)
+    found = index.search(encode_texts(own.model, own.processor, "red 3"), k=len(index))
+    assert ranking.labels == found.labels[0]
+    for one, all_found in ((ranking.presence, found.presence), (ranking.confidence, found.confidence)):
+        assert one == (None if all_found is None else pytest.approx(all_found[0]))
+
+
+def test_a_calibration_of_another_head_is_refused(case, tmp_path):
+    folder = shutil.copytree(case.model, tmp_path / "model")
+    other = AsymVLMModel(AsymVLMConfig(projection_dim=24, hidden_size=8)).eval()
+    make_calibration(other).save_pretrained(folder)
+    with pytest.raises(ValueError, match="other head weights"):
+        loading.open_gallery(str(folder), None, None, None, gallery_size=100)
+
+
 @pytest.mark.parametrize(
     ("prompt", "complaint"),
     [
@@ -202,6 +239,48 @@ def test_what_people_and_data_brought_is_escaped():
     shown += rendering.prompt_html(reading, 10)
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 4
     assert '" onerror' not in shown
+
+
+def shown_reading(**changes) -> str:
+    known = {"probability": 0.42, "interval": (0.3, 0.55), "reason": None, "gallery_size": 1000}
+    known |= {"fits_about": 12.4, "num_reference_images": 8192, "typicality": 0.5, **changes}
+    word = rendering.WordUncertainty("red", 0, 3, None, None)
+    text = gallery_module.TextUncertainty("red", 0.1, (word,))
+    return rendering.prompt_html(
+        gallery_module.PromptReading(text, 0.5, [0.5], gallery_module.PromptConfidence(**known)), 10
+    )
+
+
+def test_what_is_known_of_a_prompt_stands_before_its_concentration():
+    shown = shown_reading()
+    assert "1/κ, a learned concentration" in shown and "Unlike" not in shown
+    assert "right in about <b>42 %</b> (30–55 %), among 1,000 pictures" in shown
+    assert "Fits about <b>12</b> of 8,192 reference pictures" in shown
+    assert shown.index("right in about") < shown.index("1/κ")
+    unlike = shown_reading(typicality=0.01)
+    assert 0 < unlike.index("Unlike the training captions (p = 0.01)") < unlike.index("right in about")
+    untrusted = shown_reading(probability=None, interval=None, reason=HOSTILE)
+    assert "is not known: &lt;script&gt;" in untrusted and "right in about" not in untrusted
+
+
+@pytest.mark.parametrize(
+    ("presence", "confidence", "text"),
+    [
+        (None, None, None),
+        (0.3, 0.9, "Nothing in this gallery seems to match (probability that the picture meant is here, 30 %)"),
+        (0.8, None, "Probability that the picture meant is here, 80 %."),
+        (0.8, 0.6, "Probability that the picture meant is here, 80 %; that, if so, it is the first one, 60 %."),
+    ],
+)
+def test_a_gallery_without_a_match_says_so(presence, confidence, text):
+    ranking = gallery_module.Ranking(["a", "b"], np.log([0.6, 0.4]), np.full(2, 0.1), 2, confidence, presence)
+    answer = gallery_module.PictureSet(ranking, 1, 0.2, 20, True)
+    shown = rendering.pictures_html(answer, pictures.Pictures({}), shown=2)
+    if text is None:
+        assert "picture meant is here" not in shown
+    else:
+        assert text in shown and shown.index(text) < shown.index("pictures</b> are in the set")
+    assert ("Nothing in this gallery" in shown) == (presence == 0.3)
 
 
 def test_the_set_is_marked_and_counted():

@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 
 from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.calibration.reference import UncertaintyReference
 from modeling_asymvlm.commands.triage import main
 from modeling_asymvlm.model.distributions import VonMisesFisher
-from modeling_asymvlm.pairs.captions import read_captions
-from modeling_asymvlm.reporting.triage_report import SCHEMA
+from modeling_asymvlm.pairs.captions import Captions, read_captions
+from modeling_asymvlm.reporting.triage_report import SCHEMA, report_rows, summary
 from modeling_asymvlm.texts.divergences import directional_divergence, relative_divergence
+from modeling_asymvlm.texts.encoding import backbone_features
+from modeling_asymvlm.texts.tokenization import tokenize_texts
 from modeling_asymvlm.texts.triage import triage
+from modeling_asymvlm.training.recipes import RECIPES
+from tests.support.calibrations import make_calibration
 
 
 CAPTIONS = [
@@ -36,7 +39,8 @@ IMAGES = ["a", "a", "b", "b", "b", "c", "d", "d", "a"]
 @pytest.fixture
 def model(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(1)
-    return AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="vmf", num_hidden_layers=3).eval()
+    head = {**RECIPES["learned"].head, "distribution": "vmf"}
+    return AsymVLMModel.from_vlm_pretrained(tiny_clip, **head).eval()
 
 
 @pytest.fixture
@@ -65,8 +69,9 @@ def laws(model, tiny_processor) -> VonMisesFisher:
 def test_duplicates_and_contradictions_are_those_of_brute_force(model, tiny_processor, batch_size):
     threshold = 0.05
     each = laws(model, tiny_processor)
+    # No pair of one image lies on this quantile, where rounding would decide.
     found = triage(
-        model, tiny_processor.tokenizer, CAPTIONS, IMAGES, contradiction_quantile=0.3, batch_size=batch_size
+        model, tiny_processor.tokenizer, CAPTIONS, IMAGES, contradiction_quantile=0.35, batch_size=batch_size
     )
     np.testing.assert_allclose(found.concentration, each.concentration, rtol=1e-5)
     n = len(CAPTIONS)
@@ -114,8 +119,8 @@ def test_captions_that_say_nothing_are_refused_by_their_place(model, tiny_proces
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_the_report_has_a_line_for_each_caption_the_vaguest_first(checkpoint, table, tmp_path, capsys, ending):
     model = AsymVLMModel.from_pretrained(checkpoint)
-    reference = UncertaintyReference.from_concentration([1.0, 1e6], model, corpus="numbers")
-    reference.save(checkpoint)
+    calibration = make_calibration(model)
+    calibration.save_pretrained(checkpoint)
     report = tmp_path / f"report{ending}"
     assert main([str(table), "--model", str(checkpoint), "--output", str(report)]) == 0
     if ending == ".jsonl":
@@ -130,11 +135,41 @@ def test_the_report_has_a_line_for_each_caption_the_vaguest_first(checkpoint, ta
     for row in rows:
         assert set(row) == set(SCHEMA.names)
         assert (row["caption"], row["image_id"]) == (CAPTIONS[row["row"]], IMAGES[row["row"]])
-        assert row["percentile"] == reference.percentile(row["uncertainty"])
+        assert row["percentile"] == calibration.reference.percentile(row["uncertainty"])
+        assert 1 <= row["fits_about"] <= 80 and 0 < row["typicality"] <= 1
         assert row["uncertainty"] * row["concentration"] == pytest.approx(1)
     output = capsys.readouterr().out
     assert "9 captions" in output and "Near-duplicates: " in output and str(report) in output
     assert {file.name for file in tmp_path.iterdir()} >= {"captions.jsonl", report.name}
+
+
+def test_a_calibration_judges_each_caption_by_its_own_features(tiny_clip, tiny_processor):
+    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="vmf").eval()
+    calibration = make_calibration(model, trusted=True)
+    found = triage(model, tiny_processor.tokenizer, CAPTIONS, IMAGES, calibration=calibration)
+    expected = calibration.text_report(backbone_features(model, tokenize_texts(tiny_processor.tokenizer, CAPTIONS)))
+    for name in ("text_confidence", "text_confidence_interval", "fits_about"):
+        np.testing.assert_allclose(getattr(found.report, name), getattr(expected, name), rtol=1e-3)
+    np.testing.assert_allclose(found.report.typicality, expected.typicality, atol=0.01)
+    captions = Captions(CAPTIONS, list(range(len(CAPTIONS))), IMAGES)
+    rows = {row["row"]: row for row in report_rows(captions, found, calibration)}
+    for place, confidence in enumerate(found.report.text_confidence):
+        assert rows[place]["text_confidence"] == confidence and 0 < confidence < 1
+    unlike = int((found.report.typicality < 0.05).sum())
+    assert f"{unlike} captions are unlike the model's training captions (p < 0.05)" in summary(captions, found)
+
+
+def test_without_a_calibration_or_one_to_trust_there_are_no_numbers_of_it(model, tiny_processor):
+    captions = Captions(CAPTIONS, list(range(len(CAPTIONS))), IMAGES)
+    calibrated = ("percentile", "text_confidence", "fits_about", "typicality")
+    found = triage(model, tiny_processor.tokenizer, CAPTIONS, IMAGES)
+    assert found.report is None and "unlike" not in summary(captions, found)
+    for row in report_rows(captions, found, None):
+        assert [row[name] for name in calibrated] == [None] * 4
+    untrusted = make_calibration(model)
+    found = triage(model, tiny_processor.tokenizer, CAPTIONS, IMAGES, calibration=untrusted)
+    for row in report_rows(captions, found, untrusted):
+        assert row["text_confidence"] is None and row["fits_about"] >= 1
 
 
 def test_captions_are_read_from_tables_with_and_without_images(tmp_path, picture_folder):
