@@ -20,7 +20,9 @@ EVERY_EPOCH = {
 }
 
 
-LEARNED = {**RECIPES["learned"].head, "hidden_size": 32}
+def learned(**arguments) -> dict:
+    """Arguments of a head with a learned direction, which differs from text to text before it is trained."""
+    return {**RECIPES["learned"].head, **arguments}
 
 
 def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float = 0.5) -> FeaturePairs:
@@ -47,7 +49,7 @@ def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> 
 
 def head_model(**arguments) -> AsymVLMModel:
     torch.manual_seed(5)
-    return AsymVLMModel(AsymVLMConfig(projection_dim=24, **{**LEARNED, **arguments}))
+    return AsymVLMModel(AsymVLMConfig(**learned(**{"projection_dim": 24, "hidden_size": 32, **arguments})))
 
 
 def objective_on(model: AsymVLMModel, pairs: FeaturePairs) -> float:

@@ -17,6 +17,7 @@ from modeling_asymvlm.pairs.captions import read_captions
 from modeling_asymvlm.reporting.triage_report import SCHEMA
 from modeling_asymvlm.texts.divergences import directional_divergence, relative_divergence
 from modeling_asymvlm.texts.triage import triage
+from tests.support.training import learned
 
 
 CAPTIONS = [
@@ -36,7 +37,7 @@ IMAGES = ["a", "a", "b", "b", "b", "c", "d", "d", "a"]
 @pytest.fixture
 def model(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(1)
-    return AsymVLMModel.from_vlm_pretrained(tiny_clip, distribution="vmf").eval()
+    return AsymVLMModel.from_vlm_pretrained(tiny_clip, **learned(distribution="vmf")).eval()
 
 
 @pytest.fixture
