@@ -122,6 +122,8 @@ class AsymVLMTrainer(CheckpointingTrainer):
             if model.logit_scale.requires_grad:
                 with torch.no_grad():
                     model.logit_scale.fill_(logit_scale)
+            else:
+                self.warn(f"logit_scale is frozen at {model.logit_scale.item():.4g}; {logit_scale:.4g} fits best.")
             starts_as_backbone = isinstance(model, PreTrainedModel) and model.config.mean_direction != "learned"
             num_pairs = min(len(self.eval_dataset), PAIRS_TO_FIT_ON)  # type: ignore[arg-type]
             for sentence in kept_warnings(step, at_bound, num_pairs, starts_as_backbone=starts_as_backbone):

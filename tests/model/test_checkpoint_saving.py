@@ -24,6 +24,7 @@ from transformers import (
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from tests.support.tiny_backbones import tiny_backbone
+from tests.support.training import learned
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -221,7 +222,7 @@ def test_missing_weights_are_an_error(clip_folder, tmp_path, save_backbone, remo
 
 def test_unexpected_and_misshaped_weights_are_an_error(clip_folder, tmp_path):
     folder = tmp_path / "saved"
-    AsymVLMModel.from_vlm_pretrained(clip_folder).save_pretrained(folder)
+    AsymVLMModel.from_vlm_pretrained(clip_folder, **learned()).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "text_head.extra": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="unexpected keys text_head.extra"):

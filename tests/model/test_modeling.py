@@ -8,21 +8,24 @@ from torch import nn
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel, ProbabilisticTextHead
 from modeling_asymvlm.model.distributions import PowerSpherical, VonMisesFisher
 from modeling_asymvlm.model.objective import unified_loss
+from tests.support.training import learned
 
 
 def compose(vlm, **arguments) -> AsymVLMModel:
     torch.manual_seed(3)
-    return AsymVLMModel.from_vlm_pretrained(vlm, hidden_size=48, **arguments)
+    return AsymVLMModel.from_vlm_pretrained(vlm, **learned(**{"hidden_size": 48, **arguments}))
 
 
 def test_the_reference_head_has_the_parameters_of_the_reference_head():
-    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=512, num_hidden_layers=3))
+    head = ProbabilisticTextHead(AsymVLMConfig(**learned(projection_dim=512, num_hidden_layers=3)))
     assert sum(parameter.numel() for parameter in head.parameters()) == 3_149_312 + 1  # and the temperature
 
 
 def test_the_head_is_the_multilayer_perceptron_of_the_paper():
     torch.manual_seed(0)
-    head = ProbabilisticTextHead(AsymVLMConfig(projection_dim=8, hidden_size=16, num_hidden_layers=2)).eval()
+    head = ProbabilisticTextHead(
+        AsymVLMConfig(**learned(projection_dim=8, hidden_size=16, num_hidden_layers=2))
+    ).eval()
     layers = [*head.hidden_layers, head.output_layer]
     reference = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     features = torch.randn(5, 8)
@@ -31,7 +34,7 @@ def test_the_head_is_the_multilayer_perceptron_of_the_paper():
 
 def test_the_backbone_direction_is_kept_and_starts_at_the_initial_concentration():
     head = ProbabilisticTextHead(
-        AsymVLMConfig(projection_dim=8, mean_direction="backbone", initial_concentration=25.0)
+        AsymVLMConfig(**learned(projection_dim=8, mean_direction="backbone", initial_concentration=25.0))
     )
     features = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(head(features), 25.0 * F.normalize(features, dim=-1))
@@ -43,7 +46,8 @@ def test_the_backbone_direction_is_kept_and_starts_at_the_initial_concentration(
 
 def test_the_backbone_direction_is_refined_from_where_it_is_and_its_concentration_is_free():
     torch.manual_seed(4)
-    config = AsymVLMConfig(projection_dim=8, mean_direction="refined", initial_concentration=25.0, num_hidden_layers=0)
+    refined = learned(mean_direction="refined", initial_concentration=25.0, num_hidden_layers=0)
+    config = AsymVLMConfig(projection_dim=8, **refined)
     head = ProbabilisticTextHead(config).eval()
     features = torch.randn(5, 8)
     torch.testing.assert_close(head(features), 25.0 * F.normalize(features, dim=-1))
@@ -71,7 +75,7 @@ def test_a_head_on_normalised_features_does_not_see_their_length(mean_direction)
 
 def test_input_dropout_is_of_training_alone():
     torch.manual_seed(6)
-    config = AsymVLMConfig(projection_dim=64, num_hidden_layers=0, input_dropout_prob=0.5)
+    config = AsymVLMConfig(**learned(projection_dim=64, num_hidden_layers=0, input_dropout_prob=0.5))
     head = ProbabilisticTextHead(config)
     features = torch.randn(3, 64)
     assert not torch.equal(head.train()(features), head(features))

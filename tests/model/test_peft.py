@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMModel
-from tests.support.training import make_pairs, make_trainer
+from tests.support.training import learned, make_pairs, make_trainer
 
 
 HEAD = r"text_head\.(hidden_layers\.\d+|output_layer)"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 def save_model(vlm, tmp_path, save_backbone: bool):
     torch.manual_seed(3)
     vlm.save_pretrained(tmp_path / "clip")
-    head = {"hidden_size": 48, "num_hidden_layers": 3, "hidden_dropout_prob": 0.0}
+    head = learned(hidden_size=48, num_hidden_layers=3, hidden_dropout_prob=0.0)
     model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", **head)
     model.save_pretrained(tmp_path / "model", save_backbone=save_backbone)
     return tmp_path / "model"

@@ -6,13 +6,14 @@ from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
+from tests.support.training import learned
 
 
 @pytest.fixture
 def composed(tiny_clip, tmp_path) -> AsymVLMModel:
     torch.manual_seed(3)
     tiny_clip.save_pretrained(tmp_path / "clip")
-    return AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=48, hidden_dropout_prob=0.0)
+    return AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", **learned(hidden_size=48, hidden_dropout_prob=0.0))
 
 
 @pytest.fixture(params=[True, False], ids=["whole", "head-only"])
@@ -59,7 +60,7 @@ def test_autocast_moves_neither_the_head_nor_the_logits_by_a_bit(composed, batch
 def test_a_device_map_of_one_device_changes_nothing(composed, folder, tmp_path, batch, device_map):
     models = [
         AutoModel.from_pretrained(folder, device_map=device_map),
-        AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=48, device_map=device_map),
+        AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", **learned(hidden_size=48), device_map=device_map),
     ]
     models[1].text_head.load_state_dict(composed.text_head.state_dict())
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_the_trainer_takes_gradient_checkpointing(composed, tmp_path, batch):
     rows = [{name: tensor[row] for name, tensor in batch.items()} for row in range(4)] * 2
     heads = []
     for checkpointing in (False, True):
-        model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", hidden_size=48, hidden_dropout_prob=0.0)
+        model = AsymVLMModel.from_vlm_pretrained(tmp_path / "clip", **learned(hidden_size=48, hidden_dropout_prob=0.0))
         model.text_head.load_state_dict(composed.text_head.state_dict())
         arguments = AsymVLMTrainingArguments(
             output_dir=str(tmp_path / "out"),

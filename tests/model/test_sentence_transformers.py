@@ -7,6 +7,7 @@ from sentence_transformers import SentenceTransformer, util
 from transformers import SiglipImageProcessor, SiglipProcessor
 
 from modeling_asymvlm import AsymVLMModel
+from tests.support.training import learned
 
 
 TEXTS = ["red 1", "picture 2 3 4", "5", "red picture 7 8 9 10 11"]
@@ -26,7 +27,7 @@ def siglip_processor(tiny_processor) -> SiglipProcessor:
 def model_and_processor(request, tiny_processor, siglip_processor):
     torch.manual_seed(3)
     vlm = request.getfixturevalue(request.param)
-    model = AsymVLMModel.from_vlm_pretrained(vlm, hidden_size=48, distribution="vmf", text_pad_token_id=1)
+    model = AsymVLMModel.from_vlm_pretrained(vlm, text_pad_token_id=1, **learned(hidden_size=48, distribution="vmf"))
     return model, tiny_processor if request.param == "tiny_clip" else siglip_processor
 
 

@@ -14,6 +14,7 @@ from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.pairs.layouts import load_pairs
 from modeling_asymvlm.store.builder import cached_features
 from tests.support.tiny_models import make_tiny_clip, make_tiny_processor
+from tests.support.training import learned
 
 
 FOLDER = Path(__file__).resolve().parents[2] / "demo"
@@ -52,7 +53,7 @@ def make_case(folder: Path) -> Case:
     torch.manual_seed(0)
     clip, processor, model_folder = make_tiny_clip(), make_tiny_processor(), folder / "model"
     clip.save_pretrained(folder / "backbone")
-    model = AsymVLMModel.from_vlm_pretrained(folder / "backbone", hidden_size=32, num_hidden_layers=1).eval()
+    model = AsymVLMModel.from_vlm_pretrained(folder / "backbone", **learned(hidden_size=32)).eval()
     model.save_pretrained(model_folder, save_backbone=True)
     processor.save_pretrained(model_folder)
     cached_features(model_folder / "embeddings", model, processor, load_pairs(str(data)), batch_size=64)

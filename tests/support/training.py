@@ -20,7 +20,9 @@ EVERY_EPOCH = {
 }
 
 
-LEARNED = {**RECIPES["learned"].head, "hidden_size": 32}
+def learned(**arguments) -> dict:
+    """Arguments of a head with a learned direction, which differs from text to text before it is trained."""
+    return {**RECIPES["learned"].head, **arguments}
 
 
 def make_pairs(seed: int, images: int, texts: int, dim: int = 24, noise: float = 0.5) -> FeaturePairs:
@@ -47,8 +49,8 @@ def make_trainer(folder, model, *, train=None, evaluation=None, **arguments) -> 
 
 def head_model(**arguments) -> AsymVLMModel:
     torch.manual_seed(5)
-    head = {"projection_dim": 24, **LEARNED, "hidden_size": 32, "num_hidden_layers": 3}
-    return AsymVLMModel(AsymVLMConfig(**{**head, **arguments}))
+    head = {"projection_dim": 24, "hidden_size": 32, "num_hidden_layers": 3, **arguments}
+    return AsymVLMModel(AsymVLMConfig(**learned(**head)))
 
 
 def objective_on(model: AsymVLMModel, pairs: FeaturePairs) -> float:

@@ -8,6 +8,7 @@ from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.texts import tokenization
 from modeling_asymvlm.texts.encoding import encode_texts, text_concentration
 from modeling_asymvlm.texts.tokenization import tokenize_texts
+from tests.support.training import learned
 
 
 TEXTS = ["red 3", "picture", "1 2 3 4 5 6 7 8 9", "red", "picture 17 red", "red 3", "5 6 7", " 9\n10 "]
@@ -19,7 +20,7 @@ AS_CUT = " ".join(str(number) for number in range(15))
 def model(request) -> AsymVLMModel:
     backbone = request.getfixturevalue(request.param)
     torch.manual_seed(1)
-    model = AsymVLMModel.from_vlm_pretrained(backbone, distribution="vmf", text_pad_token_id=1).eval()
+    model = AsymVLMModel.from_vlm_pretrained(backbone, text_pad_token_id=1, **learned(distribution="vmf")).eval()
     torch.nn.init.normal_(model.text_head.output_layer.weight, std=0.1)
     return model
 

@@ -12,6 +12,7 @@ from modeling_asymvlm import AsymVLMModel, TextUncertaintyPipeline
 from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE
 from modeling_asymvlm.texts.words import word_uncertainty
 from tests.support.calibrations import make_calibration
+from tests.support.training import learned
 
 
 TEXTS = ["red 3 picture 17", "picture", "red  red 5", "3 4 5 6 7 8 9 red picture 10 11 12"]
@@ -20,7 +21,7 @@ TEXTS = ["red 3 picture 17", "picture", "red  red 5", "3 4 5 6 7 8 9 red picture
 @pytest.fixture
 def checkpoint(tiny_clip, tiny_processor, tmp_path):
     torch.manual_seed(1)
-    AsymVLMModel.from_vlm_pretrained(tiny_clip).save_pretrained(tmp_path / "model")
+    AsymVLMModel.from_vlm_pretrained(tiny_clip, **learned()).save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

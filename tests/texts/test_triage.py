@@ -18,8 +18,8 @@ from modeling_asymvlm.texts.divergences import directional_divergence, relative_
 from modeling_asymvlm.texts.encoding import backbone_features
 from modeling_asymvlm.texts.tokenization import tokenize_texts
 from modeling_asymvlm.texts.triage import triage
-from modeling_asymvlm.training.recipes import RECIPES
 from tests.support.calibrations import make_calibration
+from tests.support.training import learned
 
 
 CAPTIONS = [
@@ -39,8 +39,7 @@ IMAGES = ["a", "a", "b", "b", "b", "c", "d", "d", "a"]
 @pytest.fixture
 def model(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(1)
-    head = {**RECIPES["learned"].head, "distribution": "vmf"}
-    return AsymVLMModel.from_vlm_pretrained(tiny_clip, **head).eval()
+    return AsymVLMModel.from_vlm_pretrained(tiny_clip, **learned(distribution="vmf")).eval()
 
 
 @pytest.fixture

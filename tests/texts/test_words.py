@@ -5,12 +5,13 @@ import torch
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.texts.words import word_spans, word_uncertainty
+from tests.support.training import learned
 
 
 @pytest.fixture
 def model(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(1)
-    return AsymVLMModel.from_vlm_pretrained(tiny_clip).eval()
+    return AsymVLMModel.from_vlm_pretrained(tiny_clip, **learned()).eval()
 
 
 def uncertainty_of(model, tiny_processor, text: str) -> float:

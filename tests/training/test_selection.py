@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
 
@@ -240,3 +241,19 @@ def test_no_evaluation_no_selection(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 3 and trainer.state.best_metric is None
+
+
+# PEFT asks transformers for a property that transformers 5.23 has renamed.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_are_compared_at_fitted_temperatures_and_a_frozen_one_stays(tmp_path):
+    untrained, evaluation = default_head(), crooked_pairs(1, 100)
+    adapters = LoraConfig(target_modules=r"text_head\.(hidden_layers\.\d+|output_layer)", r=4)
+    model = get_peft_model(untrained, adapters)
+    trainer = default_trainer(tmp_path, model, crooked_pairs(0, 300), evaluation, learning_rate=1e-2)
+    trainer.train()
+    assert model.logit_scale.item() == pytest.approx(0.15)
+    fitted = logged(trainer, "eval_fitted_logit_scale")[trainer.state.best_global_step]
+    assert any(f"frozen at 0.15; {fitted:.4g} fits best" in sentence for sentence in trainer.warnings)
+    losses = logged(trainer, "eval_fitted_loss")
+    assert 0 in losses and trainer.state.best_metric == min(losses.values()) < losses[0]
+    assert trainer.evaluate()["eval_fitted_loss"] == pytest.approx(min(losses.values()), rel=1e-4)

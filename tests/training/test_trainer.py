@@ -9,7 +9,7 @@ from transformers import AutoModel
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.model.objective import unified_loss
 from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArguments
-from tests.support.training import EVERY_EPOCH, LEARNED, head_model, make_pairs, make_trainer, objective_on
+from tests.support.training import EVERY_EPOCH, head_model, learned, make_pairs, make_trainer, objective_on
 
 
 @pytest.mark.parametrize("distribution", ["vmf", "power_spherical", "deterministic"])
@@ -95,7 +95,7 @@ def test_evaluation_drops_no_pair_whatever_the_batch_size(tmp_path, eval_batch_s
 
 
 def test_pixels_and_tokens_train_the_head_and_leave_the_backbone(tmp_path, tiny_clip, batch):
-    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, **LEARNED)
+    model = AsymVLMModel.from_vlm_pretrained(tiny_clip, **learned(hidden_size=32))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = [{name: tensor[row] for name, tensor in batch.items()} for row in range(4)] * 2
     trainer = AsymVLMTrainer(

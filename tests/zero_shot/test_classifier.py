@@ -13,6 +13,7 @@ from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.model.log_normalizers import uniform_log_density
 from modeling_asymvlm.zero_shot.classifier import ZeroShotClassifier
 from modeling_asymvlm.zero_shot.fusion import FUSIONS
+from tests.support.training import learned
 
 
 DIM = 16
@@ -26,10 +27,8 @@ PROMPTS = {
 
 def make_model(seed: int = 0, distribution: str = "power_spherical", **options) -> AsymVLMModel:
     torch.manual_seed(seed)
-    config = AsymVLMConfig(
-        projection_dim=DIM, hidden_size=32, distribution=distribution, logit_scale_init=3.0, **options
-    )
-    return AsymVLMModel(config).eval()
+    head = learned(hidden_size=32, distribution=distribution, logit_scale_init=3.0)
+    return AsymVLMModel(AsymVLMConfig(projection_dim=DIM, **{**head, **options})).eval()
 
 
 def make_features(*sizes: int, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -51,7 +50,7 @@ def classifier() -> ZeroShotClassifier:
 def composed(tiny_clip) -> AsymVLMModel:
     torch.manual_seed(0)
     return AsymVLMModel.from_vlm_pretrained(
-        tiny_clip, distribution="vmf", hidden_size=32, logit_scale_init=20.0
+        tiny_clip, **learned(distribution="vmf", hidden_size=32, logit_scale_init=20.0)
     ).eval()
 
 
