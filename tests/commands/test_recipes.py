@@ -72,10 +72,10 @@ def test_no_flags_give_what_the_rule_says_and_the_warnings_are_kept(store, tmp_p
     results = run(store, tmp_path / "out")
     training = results["training"]
     assert 0 < training["steps"] <= 60 and training["epochs"] == training["steps"]
-    assert set(results["backbone_differences"]) == {
-        f"{way}_{name}"
-        for way in ("text_to_image", "image_to_text")
-        for name in ("recall@1", "negative_log_likelihood")
+    assert set(results["test"]["differences_to_backbone"]) == {
+        "text_to_image_recall@1",
+        "image_to_text_recall@1",
+        "negative_log_likelihood",
     }
     assert not any("steps" in sentence or "repeat" in sentence for sentence in results["warnings"])
     few = run(store, tmp_path / "few", "--num_train_epochs", "2")

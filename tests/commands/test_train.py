@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
-from modeling_asymvlm import AsymVLMConfig
+from modeling_asymvlm import AsymVLMConfig, Calibration
 from modeling_asymvlm.commands import train
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
@@ -54,10 +54,12 @@ def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, cap
     results = json.loads((folder / "all_results.json").read_text())
     model = AutoModel.from_pretrained(folder)
     assert model.vlm is None and model.config.distribution == "vmf"
-    expected = evaluate_split(model, EmbeddingStore(store).split("test"))
+    calibration = Calibration.from_pretrained(folder, model=model)
+    expected = evaluate_split(model, EmbeddingStore(store).split("test"), calibration=calibration)
     assert results["test"]["retrieval"] == expected["retrieval"]
+    assert results["test"]["uncorrected_retrieval"] == expected["uncorrected_retrieval"]
     assert results["test"]["uncertainty"] == expected["uncertainty"]
-    assert set(results["test"]["time"]) == {"features", "training", "evaluation"}
+    assert set(results["test"]["time"]) == {"features", "training", "calibration", "evaluation"}
     printed = capsys.readouterr().out
     recall = f"{expected['retrieval']['text_to_image_recall@1']:.4f}"
     assert recall in printed and recall in (folder / "README.md").read_text()
@@ -74,7 +76,7 @@ def test_cached_features_give_a_head_its_figures_and_a_card(store, tmp_path, cap
 
 
 def test_a_head_is_saved_before_it_is_evaluated(store, tmp_path, monkeypatch):
-    def fails(*arguments):
+    def fails(*arguments, **options):
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(train, "evaluate_split", fails)

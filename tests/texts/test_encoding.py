@@ -56,13 +56,13 @@ def test_a_model_in_float64_keeps_its_digits(model, tiny_processor):
 
 
 def test_texts_of_like_length_share_a_batch_and_no_batch_is_larger(model, tiny_processor, monkeypatch):
-    shapes, original = [], model.get_text_features
+    shapes, original = [], model.backbone_text_features
 
     def counted(**inputs):
         shapes.append(tuple(inputs["input_ids"].shape))
         return original(**inputs)
 
-    monkeypatch.setattr(model, "get_text_features", counted)
+    monkeypatch.setattr(model, "backbone_text_features", counted)
     encode_texts(model, tiny_processor, TEXTS, batch_size=3)
     assert shapes == [(3, 3), (3, 4), (2, 10)]  # with the end-of-text token; texts of 2, 2, 3 | 3, 3, 4 | 4, 10
 

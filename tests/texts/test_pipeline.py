@@ -54,7 +54,9 @@ def check(judge, results, texts, top_words: int = 3) -> None:
 def test_the_task_is_registered_by_importing_the_package(judge):
     assert isinstance(judge, TextUncertaintyPipeline)
     result = judge(TEXTS[0])
-    assert set(result) == {"uncertainty", "concentration", "percentile", "words"}
+    own = {"uncertainty", "concentration", "percentile", "words"}
+    of_calibration = {"note", "text_confidence", "text_confidence_interval", "gallery_size", "fits_about"}
+    assert set(result) == own | of_calibration | {"reference_images", "typicality"}
     check(judge, [result], TEXTS[:1])
 
 
