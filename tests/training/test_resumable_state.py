@@ -31,7 +31,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def train(folder, resume=None, **arguments) -> tuple[dict[str, torch.Tensor], AsymVLMTrainer]:
-    model = head_model(hidden_dropout_prob=0.3)
+    model = head_model(hidden_dropout_prob=0.3, num_hidden_layers=1)
     settings = {**RUN, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False, **arguments}
     trainer = make_trainer(folder, model, train=make_pairs(0, 32, 64), **settings)
     trainer.train(resume_from_checkpoint=resume)
@@ -100,7 +100,7 @@ class Interrupt(TrainerCallback):
 def test_an_interrupted_run_leaves_a_checkpoint_and_goes_on_from_it(tmp_path, number):
     straight, _ = train(tmp_path / "straight")
     before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
-    model = head_model(hidden_dropout_prob=0.3)
+    model = head_model(hidden_dropout_prob=0.3, num_hidden_layers=1)
     settings = {**RUN, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False}
     trainer = make_trainer(tmp_path / "cut", model, train=make_pairs(0, 32, 64), **settings)
     trainer.add_callback(Interrupt(4, number))
