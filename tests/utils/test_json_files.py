@@ -45,7 +45,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     write_json(tmp_path / "it.json", 1)
-    monkeypatch.setattr("modeling_asymvlm.utils.json_files.move_into_place", interrupted)
+    monkeypatch.setattr("modeling_asymvlm.utils.durable_files.move_into_place", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_json(tmp_path / "it.json", 2)
     assert read_json(tmp_path / "it.json") == 1 and os.listdir(tmp_path) == ["it.json"]
