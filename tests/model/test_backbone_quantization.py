@@ -140,7 +140,11 @@ def test_the_trainer_trains_a_head_on_a_quantized_backbone(backbone_folder, tmp_
     model = compose(backbone_folder, quantization_config=quantizer())
     rows = [{name: tensor[row] for name, tensor in batch.items()} for row in range(4)] * 2
     arguments = AsymVLMTrainingArguments(
-        output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, num_train_epochs=4, disable_tqdm=True
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=4,
+        num_train_epochs=4,
+        disable_tqdm=True,
+        metric_for_best_model="eval_loss",  # with which the kept head has the temperature of its checkpoint
     )
     trainer = AsymVLMTrainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
     before = trainer.evaluate()["eval_loss"]
