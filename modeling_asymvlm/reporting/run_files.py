@@ -12,6 +12,7 @@ from transformers.utils import is_matplotlib_available
 
 from ..calibration.calibration import Calibration
 from ..calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
+from ..calibration.corpus import text_embeds_of
 from ..calibration.fitting import MIN_HELD_OUT
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
@@ -19,9 +20,6 @@ from ..training.checks import comparison_warnings
 from .model_card import PLOTS, model_card, write_model_card
 from .results import write_results
 from .usage_example import choose_texts, run_example, usage_example
-
-
-ROWS_AT_A_TIME = 4096
 
 
 def data_record(
@@ -154,12 +152,7 @@ def example_texts(model: AsymVLMModel, processor: Any, validation: EmbeddingSpli
     if processor is None or not model.config.law.has_concentration:
         return []
     captions, features = list(validation.captions), validation.text_features
-    concentration = torch.cat(
-        [
-            model(text_features=features[start : start + ROWS_AT_A_TIME].to(model.device)).concentration.cpu()
-            for start in range(0, len(features), ROWS_AT_A_TIME)
-        ]
-    )
+    concentration = torch.linalg.vector_norm(text_embeds_of(model, features), dim=-1)
     longest = model.config.text_max_length
     lengths = [len(tokens) for tokens in processor.tokenizer(captions, verbose=False)["input_ids"]]
     whole = [row for row, length in enumerate(lengths) if longest is None or length <= longest]
