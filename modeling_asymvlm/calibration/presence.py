@@ -1,7 +1,8 @@
 """Is the answer in this gallery at all? A logistic regression on how the first results of a text stand out.
 
-Every held-out caption is asked once of a gallery with its picture and once of the same gallery without it, and of
-galleries of several sizes, since the highest of many cosines is higher. What is fitted is the log-odds at equal shares
+Every held-out caption is asked once of a gallery without some other picture and once of the same gallery without its
+own, so that both have as many chances of a high cosine, and of galleries of several sizes, since the highest of many
+cosines is higher. What is fitted is the log-odds at equal shares
 of both; another prior probability of presence moves them by its own log-odds (Bayes' theorem).
 """
 
@@ -132,9 +133,9 @@ def presence_trials(
         asked = (column >= 0).nonzero().flatten()
         for rows in asked.split(CAPTIONS_AT_A_TIME):
             cosines = directions[rows] @ image_embeds[gallery].T
-            for with_image in (True, False):
-                found = gallery_cosines(cosines, None if with_image else column[rows])
-                found = found._replace(num_images=size)  # else the size alone would tell the two apart
+            other = (column[rows] + torch.randint(1, size, (len(rows),), generator=generator)) % size
+            for with_image, left_out in ((True, other), (False, column[rows])):
+                found = gallery_cosines(cosines, left_out)
                 features.append(presence_features(text_embeds[rows], found, own_cosine))
                 present.append(torch.full((len(rows),), float(with_image), dtype=torch.float64))
                 caption.append(rows)
