@@ -66,9 +66,10 @@ class Calibration:
         typical (`Typicality`): of text features.
         text_probe (`TextProbe`): what a text alone foretells; of its features alone where held-out captions did not
             prove more to be better.
-        of_text, of_result, of_presence (`CalibratedConfidence`, *optional*): probabilities and their worth; `None`
-            where held-out pairs do not suffice to fit any.
+        of_text, of_result (`CalibratedConfidence`): from the score of a text, and of a first result, to a probability,
+            and the worth of that.
         present (`Presence`): whether the answer is there.
+        of_presence (`MeasuredConfidence`): the worth of that.
         reference (`UncertaintyReference`, *optional*): 1/kappa of held-out captions, for percentiles; `None` for a
             deterministic head.
         concentration (`MeasuredConfidence`, *optional*): the worth of 1/kappa itself.

@@ -49,9 +49,8 @@ class MeasuredConfidence:
         """
         values, hits = np.asarray(score, np.float64), np.asarray(correct, np.float64)
         metrics = selective_metrics(-values, hits)
-        bins = min(INTERVAL_BINS, len(np.unique(np.asarray(images))))
         intervals = confidence_intervals(
-            -values, hits, clusters=np.asarray(images), num_bins=bins, num_resamples=NUM_RESAMPLES
+            -values, hits, clusters=np.asarray(images), num_bins=None, num_resamples=NUM_RESAMPLES
         )
         error = calibration_metrics(probability, hits, strategy="quantile")["expected_calibration_error"]
         auroc, aurc = ((float(intervals[name][0]), float(intervals[name][1])) for name in ("auroc", "aurc"))

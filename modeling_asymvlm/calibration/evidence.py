@@ -13,7 +13,7 @@ beta are those of least negative log-likelihood of held-out captions over their 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ PairScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 TILE_TEXTS, TILE_IMAGES = 1024, 2048
 NUM_FOLDS = 5
 MAX_QUERIES = 4096  # captions that sigma and beta are fitted on
+TILE_CAPTIONS = 64
+MOST_STEPS = 50  # of Newton's method
 LARGEST_SCALE = 1e4  # of sigma, where every caption finds its own image
 
 
@@ -87,13 +89,14 @@ class EvidenceCorrection:
             seed (`int`, *optional*, defaults to 0): of the folds, which are over images.
         """
         folds = folds_of_images(text_image_index, NUM_FOLDS, seed)
+        both = [_minimise(logits, evidence, text_image_index, with_evidence) for with_evidence in (False, True)]
         gain = 0.0
         for fold in range(NUM_FOLDS):
             rest, own = folds != fold, folds == fold
             if not own.any() or not rest.any():
                 continue
             plain, corrected = (
-                cls(*_minimise(logits[rest], evidence, text_image_index[rest], with_evidence))
+                cls(*_minimise(logits[rest], evidence, text_image_index[rest], with_evidence, both[with_evidence]))
                 for with_evidence in (False, True)
             )
             losses = [
@@ -101,7 +104,7 @@ class EvidenceCorrection:
                 for each in (plain, corrected)
             ]
             gain += losses[0] - losses[1]
-        return cls(*_minimise(logits, evidence, text_image_index, with_evidence=gain > 0))
+        return cls(*both[gain > 0])
 
     @staticmethod
     def fit_scale(scores: torch.Tensor, text_image_index: torch.Tensor) -> float:
@@ -121,38 +124,68 @@ def folds_of_images(text_image_index: torch.Tensor, num_folds: int, seed: int) -
     return (torch.randperm(num_images, generator=generator) % num_folds)[text_image_index]
 
 
+class _Point(NamedTuple):
+    """The mean cross entropy at (sigma, sigma beta), its gradient `(2,)` and its Hessian `(2, 2)`."""
+
+    loss: float
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+def _derivatives(logits: torch.Tensor, evidence: torch.Tensor, index: torch.Tensor, point: np.ndarray) -> _Point:
+    """One pass over the logits, in tiles that caches hold."""
+    column = evidence.double()
+    powers = torch.stack([torch.ones_like(column), column, column.square()], dim=1)  # (images, 3)
+    loss, gradient, hessian = 0.0, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for rows in torch.arange(len(logits)).split(TILE_CAPTIONS):
+        tile, own = logits[rows].double(), index[rows]
+        total = (point[0] * tile).sub_(point[1] * column)
+        loss -= float(total.gather(1, own[:, None]).sum())
+        peak = total.amax(dim=1, keepdim=True)
+        likelihood = total.sub_(peak).exp_()
+        norm, first, second = (likelihood @ powers).T
+        loss += float((peak[:, 0] + norm.log()).sum())
+        own_forms = torch.stack([tile.gather(1, own[:, None])[:, 0], -column[own]], dim=1)
+        weighted = likelihood.mul_(tile)
+        mean, mixed = (weighted @ powers[:, :2]).T
+        square = weighted.mul_(tile).sum(dim=1)
+        means = torch.stack([mean, -first], dim=1) / norm[:, None]
+        gradient += (means - own_forms).sum(dim=0)
+        moments = torch.stack([square, -mixed, -mixed, second]) / norm
+        hessian += moments.sum(dim=1).view(2, 2) - means.T @ means
+    count = len(logits)
+    return _Point(loss / count, gradient.numpy() / count, hessian.numpy() / count)
+
+
 def _minimise(
-    logits: torch.Tensor, evidence: torch.Tensor, index: torch.Tensor, with_evidence: bool
+    logits: torch.Tensor,
+    evidence: torch.Tensor,
+    index: torch.Tensor,
+    with_evidence: bool,
+    start: tuple[float, float] = (1.0, 0.3),
 ) -> tuple[float, float]:
-    """(sigma, beta) of least mean cross entropy, by Newton's method on (sigma, sigma beta), in which it is convex."""
-    forms = [logits.double()] + ([-evidence.double().expand_as(logits)] if with_evidence else [])
-    parameters = torch.tensor([1.0] + [0.3] * with_evidence, dtype=torch.float64)
-    own = torch.stack([form.gather(1, index[:, None])[:, 0] for form in forms], dim=1)  # (captions, parameters)
-
-    def loss_at(point: torch.Tensor) -> torch.Tensor:
-        total = sum(weight * form for weight, form in zip(point, forms, strict=True))
-        return (total.logsumexp(dim=1) - own @ point).mean()
-
-    loss = loss_at(parameters)
-    for _ in range(50):
-        probability = sum(weight * form for weight, form in zip(parameters, forms, strict=True)).softmax(dim=1)
-        means = torch.stack([(probability * form).sum(dim=1) for form in forms], dim=1)
-        gradient = (means - own).mean(dim=0)
-        second = torch.stack(
-            [torch.stack([(probability * one * two).sum(dim=1) for two in forms], dim=1) for one in forms], dim=1
-        )
-        hessian = (second - means[:, :, None] * means[:, None, :]).mean(dim=0)
-        step = torch.linalg.solve(hessian + 1e-12 * torch.eye(len(forms)), gradient)
+    """
+    (sigma, beta) of least mean cross entropy, by Newton's method on (sigma, sigma beta), in which it is convex, from
+    `start`.
+    """
+    free = 2 if with_evidence else 1
+    parameters = np.array([start[0], start[0] * start[1] if with_evidence else 0.0])
+    here = _derivatives(logits, evidence, index, parameters)
+    for _ in range(MOST_STEPS):
+        step = np.zeros(2)
+        step[:free] = np.linalg.solve(here.hessian[:free, :free] + 1e-12 * np.eye(free), here.gradient[:free])
         share = 1.0
         while share > 1e-6:
             trial = parameters - share * step
-            if 0 < trial[0] < LARGEST_SCALE and (new := loss_at(trial)) <= loss:
-                break
+            if 0 < trial[0] < LARGEST_SCALE:
+                there = _derivatives(logits, evidence, index, trial)
+                if there.loss <= here.loss:
+                    break
             share /= 2
         else:
             break
-        moved, parameters, loss = (parameters - trial).abs().max(), trial, new
-        if moved < 1e-9 * parameters.abs().max():
+        moved, parameters, here = np.abs(parameters - trial).max(), trial, there
+        if moved < 1e-9 * np.abs(parameters).max():
             break
     sigma = float(parameters[0])
     if not with_evidence:
@@ -160,4 +193,4 @@ def _minimise(
     beta = float(parameters[1]) / sigma
     if np.isfinite(beta) and beta > 0:
         return sigma, beta
-    return _minimise(logits, evidence, index, with_evidence=False)  # convex: the least loss of beta >= 0 is at 0
+    return _minimise(logits, evidence, index, False, start)  # convex: the least loss of beta >= 0 is at 0

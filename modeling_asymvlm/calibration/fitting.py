@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..evaluation import bootstrap_intervals, selective_metrics
+from ..evaluation import auroc_difference_interval, selective_metrics
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective import pair_scores
@@ -149,14 +148,12 @@ def _chosen_probe(
     if correct.all() or not correct.any():
         return simple, of_simple
 
-    def gain(one: np.ndarray, other: np.ndarray, hits: np.ndarray) -> float:
-        return selective_metrics(-one, hits)["auroc"] - selective_metrics(-other, hits)["auroc"]
-
-    arrays = of_full.numpy(), of_simple.numpy(), correct.numpy()
-    low, _ = bootstrap_intervals(
-        gain, *arrays, clusters=held_out.index.numpy(), num_resamples=NUM_RESAMPLES, seed=seed
+    hits, predictions = correct.numpy(), (of_full.numpy(), of_simple.numpy())
+    low, _ = auroc_difference_interval(
+        predictions, (hits, hits), clusters=held_out.index.numpy(), num_resamples=NUM_RESAMPLES, seed=seed
     )
-    return (full, of_full) if low > 0 and gain(*arrays) > LEAST_GAIN else (simple, of_simple)
+    of_both = [selective_metrics(-prediction, hits)["auroc"] for prediction in predictions]
+    return (full, of_full) if low > 0 and of_both[0] - of_both[1] > LEAST_GAIN else (simple, of_simple)
 
 
 def _cosine_reader(

@@ -16,7 +16,7 @@ from .many_to_many import TopK, many_to_many_metrics, top_k_both_ways
 from .posterior import QueryPosteriors, RetrievalPosterior, fit_logit_scale, retrieval_posterior
 from .ranks import RetrievalRanks, rank_both_ways
 from .recall import median_rank, recall_at_k, retrieval_metrics
-from .resampling import bootstrap_intervals, confidence_intervals, mean_over_seeds
+from .resampling import auroc_difference_interval, bootstrap_intervals, confidence_intervals, mean_over_seeds
 from .scores import EmbeddingScores
 from .selective import risk_coverage_curve, selective_metrics
 from .specificity import ShortenedCaptions, graded, remove_words, specificity_correlation, word_removal_metrics
@@ -30,6 +30,7 @@ __all__ = [
     "RetrievalRanks",
     "ShortenedCaptions",
     "TopK",
+    "auroc_difference_interval",
     "bootstrap_intervals",
     "calibration_metrics",
     "confidence_intervals",

@@ -62,7 +62,7 @@ def confidence_intervals(
     correct: npt.ArrayLike,
     *,
     clusters: npt.ArrayLike | None = None,
-    num_bins: int = 10,
+    num_bins: int | None = 10,
     num_resamples: int = 1000,
     confidence_level: float = 0.95,
     seed: int = 0,
@@ -76,7 +76,7 @@ def confidence_intervals(
     a weight of each query.
 
     Args:
-        uncertainty, correct, num_bins: as for [`confidence_metrics`].
+        uncertainty, correct, num_bins: as for [`confidence_metrics`]; `None` leaves `spearman` out.
         clusters, num_resamples, confidence_level, seed: as for [`bootstrap_intervals`].
 
     Returns:
@@ -88,23 +88,67 @@ def confidence_intervals(
     uncertainty, hits = uncertainty_and_correct(uncertainty, correct)
     labels = np.arange(len(hits)) if clusters is None else as_array(clusters)
     _check_resampling([uncertainty], labels, num_resamples, confidence_level)
-    if not 2 <= num_bins <= len(np.unique(labels)):
+    if num_bins is not None and not 2 <= num_bins <= len(np.unique(labels)):
         raise ValueError(
             f"`num_bins` is {num_bins} for {len(np.unique(labels))} clusters; it must be from 2 to their number."
         )
     order = np.argsort(uncertainty, kind="stable")
     hits = hits[order]
     starts = np.flatnonzero(np.diff(uncertainty[order], prepend=-np.inf) != 0)  # of equal uncertainties
-    values: dict[str, list[float]] = {"spearman": [], "aurc": [], "auroc": []}
+    values: dict[str, list[float]] = {"aurc": [], "auroc": []}
+    if num_bins is not None:
+        values["spearman"] = []
     for weight in _resample_weights(labels[order], num_resamples, seed):
         count = np.add.reduceat(weight, starts)
         right = np.add.reduceat(weight * hits, starts)
         wrong = count - right
         values["auroc"].append(_auroc(right, wrong))
         values["aurc"].append(_aurc(count, wrong))
-        varies = np.count_nonzero(count) > 1
-        values["spearman"].append(_level_trend(count, right, num_bins) if varies else float("nan"))
+        if num_bins is not None:
+            varies = np.count_nonzero(count) > 1
+            values["spearman"].append(_level_trend(count, right, num_bins) if varies else float("nan"))
     return {name: _percentiles(of_name, (1 - confidence_level) / 2) for name, of_name in values.items()}
+
+
+def auroc_difference_interval(
+    confidences: tuple[npt.ArrayLike, npt.ArrayLike],
+    correct: tuple[npt.ArrayLike, npt.ArrayLike],
+    *,
+    clusters: npt.ArrayLike,
+    num_resamples: int = 1000,
+    confidence_level: float = 0.95,
+    seed: int = 0,
+) -> list[float]:
+    """[`bootstrap_intervals`] of what the AUROC of one confidence has above another's, the queries drawn together.
+
+    Args:
+        confidences (two of shape `(queries,)`): higher is more certain, each in any unit.
+        correct (two of shape `(queries,)`): whether the first result that each confidence is of is right.
+        clusters, num_resamples, confidence_level, seed: as for [`bootstrap_intervals`].
+
+    Returns:
+        `[low, high]`; NaN where one side's first results are all right, or all wrong, in every resample.
+
+    Raises:
+        ValueError: as [`bootstrap_intervals`].
+    """
+    labels = as_array(clusters)
+    sides = []
+    for confidence, answers in zip(confidences, correct, strict=True):
+        uncertainty, hits = uncertainty_and_correct(-as_array(confidence), answers)
+        _check_resampling([uncertainty], labels, num_resamples, confidence_level)
+        order = np.argsort(uncertainty, kind="stable")
+        sides.append((order, hits[order], np.flatnonzero(np.diff(uncertainty[order], prepend=-np.inf) != 0)))
+    values = []
+    for weight in _resample_weights(labels, num_resamples, seed):
+        one, other = (_weighted_auroc(weight[order], hits, starts) for order, hits, starts in sides)
+        values.append(one - other)
+    return _percentiles(values, (1 - confidence_level) / 2)
+
+
+def _weighted_auroc(weight: npt.NDArray[np.int64], hits: npt.NDArray[np.float64], starts: npt.NDArray[Any]) -> float:
+    right = np.add.reduceat(weight * hits, starts)
+    return _auroc(right, np.add.reduceat(weight, starts) - right)
 
 
 def _auroc(right: npt.NDArray[np.float64], wrong: npt.NDArray[np.float64]) -> float:

@@ -9,13 +9,13 @@ from ..calibration.confidences import CalibratedConfidence
 from ..evaluation import (
     RetrievalPosterior,
     RetrievalRanks,
+    auroc_difference_interval,
     bootstrap_intervals,
     calibration_metrics,
     confidence_intervals,
     selective_metrics,
 )
 from ..store.embedding_store import EmbeddingSplit
-from .tables import NUM_BINS
 
 
 class Side(NamedTuple):
@@ -66,12 +66,9 @@ def confidence_figures(
     for name, (confidence, correct, is_probability) in scores.items():
         figures[name] = _worth(confidence, correct, images, is_probability, num_resamples)
         if not name.startswith("backbone"):
-            figures[name]["difference_to_backbone"] = bootstrap_intervals(
-                _auroc_difference,
-                confidence,
-                correct,
-                of_backbone.top_probability,
-                other,
+            figures[name]["difference_to_backbone"] = auroc_difference_interval(
+                (confidence, of_backbone.top_probability),
+                (correct, other),
                 clusters=images,
                 num_resamples=num_resamples,
             )
@@ -85,19 +82,13 @@ def _worth(
     confidence: np.ndarray, correct: np.ndarray, images: np.ndarray, is_probability: bool, num_resamples: int
 ) -> dict[str, Any]:
     metrics = selective_metrics(-confidence, correct)
-    intervals = confidence_intervals(
-        -confidence, correct, clusters=images, num_bins=NUM_BINS, num_resamples=num_resamples
-    )
+    intervals = confidence_intervals(-confidence, correct, clusters=images, num_bins=None, num_resamples=num_resamples)
     worth: dict[str, Any] = {name: metrics[name] for name in ("auroc", "aurc")}
     worth |= {f"{name}_interval": intervals[name] for name in ("auroc", "aurc")}
     if is_probability:
         calibration = calibration_metrics(confidence, correct, strategy="quantile")
         worth["expected_calibration_error"] = calibration["expected_calibration_error"]
     return worth
-
-
-def _auroc_difference(one: np.ndarray, own: np.ndarray, two: np.ndarray, other: np.ndarray) -> float:
-    return selective_metrics(-one, own)["auroc"] - selective_metrics(-two, other)["auroc"]
 
 
 def differences_to_backbone(

@@ -8,10 +8,12 @@ import pytest
 from scipy import stats
 
 from modeling_asymvlm.evaluation import (
+    auroc_difference_interval,
     bootstrap_intervals,
     confidence_intervals,
     confidence_metrics,
     mean_over_seeds,
+    selective_metrics,
 )
 
 
@@ -76,6 +78,32 @@ def test_the_quick_intervals_are_those_of_the_whole_metrics(distinct, by_image):
         quick = confidence_intervals(uncertainty, correct, clusters=clusters, num_bins=6, num_resamples=60)
         for name in names:
             assert quick[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+
+
+def test_the_trend_is_left_out_without_bins():
+    generator = np.random.default_rng(0)
+    uncertainty, correct = generator.normal(size=50), generator.random(50) < 0.5
+    whole = confidence_intervals(uncertainty, correct, num_resamples=20)
+    assert confidence_intervals(uncertainty, correct, num_bins=None, num_resamples=20) == {
+        name: whole[name] for name in ("aurc", "auroc")
+    }
+
+
+@pytest.mark.parametrize("distinct", [3, 10**6])
+def test_the_quick_difference_is_that_of_the_whole_metrics(distinct):
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        confidences = generator.integers(0, distinct, size=(2, 120)).astype(float)
+        correct = generator.random((2, 120)) < confidences / distinct
+        clusters = generator.integers(0, 40, size=120)
+
+        def difference(one, own, other, others):
+            return selective_metrics(-one, own)["auroc"] - selective_metrics(-other, others)["auroc"]
+
+        arrays = confidences[0], correct[0], confidences[1], correct[1]
+        expected = bootstrap_intervals(difference, *arrays, clusters=clusters, num_resamples=60)
+        quick = auroc_difference_interval(tuple(confidences), tuple(correct), clusters=clusters, num_resamples=60)
+        assert quick == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_statistics_without_an_answer():
