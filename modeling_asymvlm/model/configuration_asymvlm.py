@@ -63,7 +63,7 @@ class AsymVLMConfig(PreTrainedConfig):
         hidden_act (`str`, *optional*, defaults to `"relu"`): activation after each hidden layer.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.5):
             Dropout after each hidden layer, in [0, 1). The reference code has none.
-        input_dropout_prob (`float`, *optional*, defaults to 0.5): dropout on the input of the head, in [0, 1).
+        input_dropout_prob (`float`, *optional*, defaults to 0.3): dropout on the input of the head, in [0, 1).
         normalize_text_features (`bool`, *optional*, defaults to `True`):
             Whether the head sees the direction of the text features alone, scaled to length sqrt(d). As they are,
             their length drives kappa of texts unlike the training captions.
@@ -116,7 +116,7 @@ class AsymVLMConfig(PreTrainedConfig):
         num_hidden_layers=1,
         hidden_act="relu",
         hidden_dropout_prob=0.5,
-        input_dropout_prob=0.5,
+        input_dropout_prob=0.3,
         normalize_text_features=True,
         initial_concentration=150.0,
         projection_dim=None,

@@ -18,7 +18,7 @@ from .trainer import AsymVLMTrainer
 
 # Tried beside what the head and its training were given, from which each differs in what it names.
 CANDIDATES: tuple[dict[str, float], ...] = (
-    {"hidden_dropout_prob": 0.2, "input_dropout_prob": 0.3},
+    {"hidden_dropout_prob": 0.2, "input_dropout_prob": 0.2},
     {"hidden_dropout_prob": 0.7, "input_dropout_prob": 0.5},
     {"weight_decay": 0.1},
     {"weight_decay": 10.0},

@@ -13,7 +13,7 @@ from tests.support.training import make_pairs
 
 
 HEADS = {
-    "default": ("refined", True, 0.5, 0.5, 512, 1, 150.0, 0.15, "exact"),
+    "default": ("refined", True, 0.3, 0.5, 512, 1, 150.0, 0.15, "exact"),
     "learned": ("learned", False, 0.0, 0.3, 1024, 1, 10.0, 1.0, "exact"),
     "paper": ("learned", False, 0.0, 0.0, 1024, 3, 10.0, 1.0, "paper"),
 }

@@ -27,11 +27,11 @@ def test_the_setting_of_least_loss_is_chosen_on_images_that_were_not_trained_on(
     training = AsymVLMTrainingArguments(output_dir=str(tmp_path))
     found = search_regularisation(model, make_pairs(0, 90, 180).split, make_pairs(1, images, images).split, training)
     assert found["folds"] == folds and len(found["tried"]) == 5 and len(seen) == 5 * folds
-    assert found["chosen"] == {"hidden_dropout_prob": 0.5, "input_dropout_prob": 0.5, "weight_decay": 0.1}
+    assert found["chosen"] == {"hidden_dropout_prob": 0.5, "input_dropout_prob": 0.3, "weight_decay": 0.1}
     if folds == 5:
         assert sum(validation for _, validation in seen[:5]) == 180 + images
     use_regularisation(model, training, {**found["chosen"], "hidden_dropout_prob": 0.7})
-    assert (model.text_head.dropout.p, model.text_head.input_dropout.p, training.weight_decay) == (0.7, 0.5, 0.1)
+    assert (model.text_head.dropout.p, model.text_head.input_dropout.p, training.weight_decay) == (0.7, 0.3, 0.1)
     assert model.config.hidden_dropout_prob == 0.7
 
 
