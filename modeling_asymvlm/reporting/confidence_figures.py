@@ -47,7 +47,8 @@ def confidence_figures(
         For each of `concentration`, `text_confidence`, `posterior`, `confidence`, `backbone_posterior` and
         `backbone_top1_cosine`: `auroc` and `aurc` with `auroc_interval` and `aurc_interval`; for all but the last,
         `difference_to_backbone`, a 95 % interval of what the AUROC has above that of `backbone_posterior`, images
-        drawn together; for probabilities `expected_calibration_error`; and `trusted`, for those of the calibration.
+        drawn together; for probabilities `expected_calibration_error` and its bins, `calibration`; and `trusted`, for
+        those of the calibration.
         The last two are judged by the backbone's own first results, the others by the model's.
     """
     of_text, of_backbone = shipped.posterior.text_to_image, backbone.posterior.text_to_image
@@ -88,6 +89,7 @@ def _worth(
     if is_probability:
         calibration = calibration_metrics(confidence, correct, strategy="quantile")
         worth["expected_calibration_error"] = calibration["expected_calibration_error"]
+        worth["calibration"] = calibration
     return worth
 
 

@@ -109,21 +109,27 @@ def _folds(
     train: EmbeddingSplit, validation: EmbeddingSplit, seed: int
 ) -> list[tuple[EmbeddingSplit, EmbeddingSplit]]:
     """Both splits together, cut into training and validation images five times."""
-    whole = EmbeddingSplit(
-        [*train.image_ids, *validation.image_ids],
-        torch.cat([train.image_features[:], validation.image_features[:]]),
-        [*train.captions, *validation.captions],
-        torch.cat([train.text_features[:], validation.text_features[:]]),
-        torch.cat([train.text_image_index, validation.text_image_index + len(train.image_ids)]),
-    )
+    whole = pooled(train, validation)
     fold_of_image = np.random.default_rng(seed).permutation(len(whole.image_ids)) % NUM_FOLDS
     return [
-        (_images_of(whole, fold_of_image != fold), _images_of(whole, fold_of_image == fold))
-        for fold in range(NUM_FOLDS)
+        (images_of(whole, fold_of_image != fold), images_of(whole, fold_of_image == fold)) for fold in range(NUM_FOLDS)
     ]
 
 
-def _images_of(split: EmbeddingSplit, kept: np.ndarray) -> EmbeddingSplit:
+def pooled(*splits: EmbeddingSplit) -> EmbeddingSplit:
+    """All pairs of these splits, which share no image."""
+    offsets = np.cumsum([0, *(len(split.image_ids) for split in splits)])
+    return EmbeddingSplit(
+        [name for split in splits for name in split.image_ids],
+        torch.cat([split.image_features[:] for split in splits]),
+        [caption for split in splits for caption in split.captions],
+        torch.cat([split.text_features[:] for split in splits]),
+        torch.cat([split.text_image_index + int(offset) for split, offset in zip(splits, offsets[:-1], strict=True)]),
+    )
+
+
+def images_of(split: EmbeddingSplit, kept: np.ndarray) -> EmbeddingSplit:
+    """The images that a mask of shape `(images,)` keeps, with all their captions."""
     images = np.flatnonzero(kept)
     row_of_image = torch.from_numpy(np.cumsum(kept) - 1)
     texts = np.flatnonzero(kept[np.asarray(split.text_image_index)])
