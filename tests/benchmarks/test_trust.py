@@ -14,7 +14,7 @@ from tests.support.training import make_pairs
 @pytest.fixture(scope="module")
 def splits():
     sizes = {"train": (150, 450), "validation": (60, 120), "test": (70, 140)}
-    return {name: make_pairs(seed, *size).split for seed, (name, size) in enumerate(sizes.items())}
+    return {name: make_pairs(seed, *size, noise=1.5).split for seed, (name, size) in enumerate(sizes.items())}
 
 
 def pairs_of(split):
