@@ -202,8 +202,8 @@ def calibration_plot(
             label=f"{_readable(name)}, ECE {metrics['expected_calibration_error']:.3f}: {count.sum()} queries in "
             f"{len(count)} of {metrics['num_bins']} bins",
         )
-    axes.set_xlabel("stated probability that the first result is right (%)")
-    axes.set_ylabel("first results that are right, R@1 (%)")
+    axes.set_xlabel("stated probability (%)")
+    axes.set_ylabel("share that is right (%)")
     axes.plot([0, top], [0, top], color="0.5", linestyle=":", label="perfect calibration")
     axes.set_xlim(-0.04 * top, 1.04 * top)  # one scale on both axes, so that the diagonal is one
     axes.set_ylim(-0.04 * top, 1.04 * top)
