@@ -38,11 +38,11 @@ class TopK(NamedTuple):
 
 class Propose(Protocol):
     """
-    `(numbers, count, best_rows) -> Proposals`: `count` rows for each of the queries of these numbers, shape `(q,)`.
-    `best_rows`, shape `(q,)`, are the best known so far, `None` at first.
+    `(numbers, count, last_rows) -> Proposals`: `count` rows for each of the queries of these numbers, shape `(q,)`.
+    `last_rows`, shape `(q,)`, are the k-th best known so far, `None` at first: what is to be told from the others.
     """
 
-    def __call__(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None, /) -> Proposals: ...
+    def __call__(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None, /) -> Proposals: ...
 
 
 class ExactScores(Protocol):
@@ -68,24 +68,25 @@ def certified_top_k(
         propose, exact_scores: see [`Propose`] and [`ExactScores`].
     """
     rows, scores = np.empty((num_queries, k), np.int64), np.empty((num_queries, k))
-    pending, best_rows = np.arange(num_queries), None
+    pending, last_rows = np.arange(num_queries), None
     for count in (
         CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES,
         GROWTH * (CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES),
     ):
-        candidates, bounds = propose(pending, min(count, len(gallery)), best_rows)
-        rows[pending], scores[pending] = _best(candidates, exact_scores(pending, candidates), k)
+        candidates, bounds = propose(pending, min(count, len(gallery)), last_rows)
+        rows[pending], scores[pending] = best_rows(candidates, exact_scores(pending, candidates), k)
         unproven = scores[pending, -1] <= bounds
         pending = pending[unproven]
         if not pending.size:
             return TopK(rows, scores)
-        best_rows = rows[pending, 0]
+        last_rows = rows[pending, -1]
     for query in pending.tolist():
         rows[query], scores[query] = _exhaustive(query, gallery, k, exact_scores)
     return TopK(rows, scores)
 
 
-def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def best_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best of rows `(q, c)` and their scores, best first; of equal scores the lower row comes first."""
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
     return np.take_along_axis(rows, order, -1), np.take_along_axis(scores, order, -1)
 
@@ -95,5 +96,5 @@ def _exhaustive(query: int, gallery: np.ndarray, k: int, exact_scores: ExactScor
     for start in range(0, len(gallery), ROWS_PER_PASS):
         chunk = gallery[None, start : start + ROWS_PER_PASS]
         found = exact_scores(np.array([query]), chunk)
-        rows, scores = _best(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
+        rows, scores = best_rows(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
     return rows[0], scores[0]

@@ -1,9 +1,11 @@
 """Images as points, to be searched by texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
+import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,17 +14,18 @@ from ..calibration.calibration import Calibration
 from ..calibration.evidence import EvidenceCorrection
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
-from .corrected_scores import CorrectedScores
-from .index_search import SearchableIndex
+from .corrected_scores import CorrectedScores, check_settings
+from .gallery_summary import GallerySummary
+from .image_scores import ScoredImages
 from .index_storage import Embeddings
-from .power_spherical_bound import relative_rounding
+from .row_table import Metadata
 
 
-SAMPLE_SIZE = 4096  # images that tell where the tangents of a first search touch
-ROWS_PER_PRODUCT = 16_384
+if TYPE_CHECKING:
+    from .lance_index import LanceIndex
 
 
-class ImageIndex(SearchableIndex):
+class ImageIndex(ScoredImages):
     """
     Images as unit vectors, to be searched by texts: exact by the cosine of the mean direction, which ranks as the
     log-likelihood does. Rows are the unit vectors in float32, which search is exact for: 4 d bytes an image, and its
@@ -40,10 +43,11 @@ class ImageIndex(SearchableIndex):
         distribution (`str`): `"vmf"`, `"power_spherical"` or `"deterministic"`.
         normalizer (`str`, *optional*, defaults to `"exact"`): `"exact"` or `"paper"`.
         logit_scale (`float`, *optional*, defaults to 1.0): temperature tau of the posterior.
-        calibration (`Calibration`, *optional*): of the model's head.
+        calibration (`Calibration`, *optional*): of a head with this distribution and temperature.
     """
 
     kind = "image"
+    calibration_identity: str | None = None
 
     def __init__(
         self,
@@ -54,16 +58,19 @@ class ImageIndex(SearchableIndex):
         logit_scale: float = 1.0,
         calibration: Calibration | None = None,
     ):
-        self.calibration = calibration
-        self._set_correction(
-            None if calibration is None else calibration.correction,
-            None if calibration is None else calibration.identity,
-        )
         super().__init__(dim, distribution=distribution, normalizer=normalizer, logit_scale=logit_scale)
+        self.calibration = calibration
+        if calibration is not None:
+            check_settings(calibration, self.law, self.logit_scale)
+            self.model_fingerprint = calibration.head
+            self._correct(calibration.correction, calibration.identity)
 
-    def _set_correction(self, correction: EvidenceCorrection | None, identity: str | None) -> None:
+    def _correct(self, correction: EvidenceCorrection, identity: str) -> None:
+        """Makes an index that is empty one of corrected scores."""
         self.correction, self.calibration_identity = correction, identity
-        self._moments_of: tuple[int, torch.Tensor, torch.Tensor] | None = None
+        self._corrected = CorrectedScores(self.law, self.logit_scale, correction)
+        self._set_summary(GallerySummary.empty(self.dim))
+        self._faiss = faiss.IndexFlatIP(self.dim + self._extra_columns())
 
     @classmethod
     def from_split(
@@ -110,34 +117,37 @@ class ImageIndex(SearchableIndex):
             ValueError: also for another calibration than the index was made with.
         """
         index = super().load(path, model=model, splits=splits, memory_map=memory_map)
-        if calibration is not None and calibration.identity != index.calibration_identity:
-            made = (
-                "with another calibration"
-                if index.calibration_identity
-                else "without one, not with another calibration"
-            )
-            raise ValueError(f"The index at {str(path)!r} was made {made}: build it again with this one.")
-        index.calibration = calibration
+        index._take_calibration(calibration, str(path))
+        return index
+
+    @classmethod
+    def from_lancedb(
+        cls, uri: str, table: str, *, model: AsymVLMModel | None = None, calibration: Calibration | None = None
+    ) -> "LanceIndex":
+        """As [`~index_search.SearchableIndex.from_lancedb`], with a calibration as [`load`]."""
+        index = super().from_lancedb(uri, table, model=model)
+        template = cast(ImageIndex, index._template)
+        template._take_calibration(calibration, uri)
+        return index
+
+    def _take_calibration(self, calibration: Calibration | None, place: str) -> None:
+        if calibration is not None and calibration.identity != self.calibration_identity:
+            made = "with another calibration" if self.calibration_identity else "without a calibration"
+            raise ValueError(f"The index at {place!r} was made {made}: build it again with this one.")
+        self.calibration = calibration
+
+    def _blank(self) -> Self:
+        index = super()._blank()
+        index.calibration = self.calibration
         return index
 
     @classmethod
     def _from_settings(cls, manifest: dict[str, Any]) -> Self:
         index = super()._from_settings(manifest)
-        if manifest.get("calibration") is None:
-            return index
-        corrected = cls.__new__(cls)
-        corrected.calibration = None
-        corrected._set_correction(
-            EvidenceCorrection(float(manifest["sigma"]), float(manifest["beta"])), str(manifest["calibration"])
-        )
-        SearchableIndex.__init__(
-            corrected,
-            index.dim,
-            distribution=index.law.distribution,
-            normalizer=index.law.normalizer,
-            logit_scale=index.logit_scale,
-        )
-        return corrected
+        if manifest.get("calibration") is not None:
+            correction = EvidenceCorrection(float(manifest["sigma"]), float(manifest["beta"]))
+            index._correct(correction, str(manifest["calibration"]))
+        return index
 
     def _more_settings(self) -> dict[str, Any]:
         if self.correction is None:
@@ -146,27 +156,37 @@ class ImageIndex(SearchableIndex):
         return {**settings, "calibration": self.calibration_identity}
 
     @property
-    def posterior_scale(self) -> float:
-        """Corrected scores hold the temperature."""
-        return self.logit_scale if self.correction is None else 1.0
-
-    @property
     def evidence(self) -> np.ndarray | None:
         """e(z) of every image as it is ranked by, float32 of shape `(rows,)`; `None` without a calibration."""
         return None if self.correction is None else self.vectors[:, -1]
 
-    def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
+    @property
+    def bound_column(self) -> np.ndarray | None:
+        """
+        The last column of [`vectors`], which makes their inner products with [`query_vectors`] grow with the corrected
+        score, or with a bound on it: the evidence, float32 of shape `(rows,)`. `None` without a calibration, where
+        cosines rank alone.
+        """
+        return self.evidence
+
+    def add(
+        self, embeddings: Embeddings, labels: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
         """
         Appends images, all of them or, after an error, none.
 
         Args:
             embeddings (`torch.Tensor` or array of shape `(images, dim)`): of any non-zero length.
             labels (`Sequence[str]`, *optional*): their ids, by default the row numbers.
+            metadata (`dict` of columns or `pa.Table`, *optional*):
+                One value for each image in every column, to choose rows by with `search(..., where=...)`. Columns may
+                be new: rows that lack one have null there.
 
         Raises:
             TypeError: for labels that are no strings.
-            ValueError: for embeddings of another width, NaN or without direction, another number of labels, for a
-                memory-mapped index, and for one that was loaded without its calibration.
+            ValueError: for embeddings of another width, NaN or without direction, another number of labels, metadata
+                of another number or type, for a memory-mapped index, and for one that was loaded without its
+                calibration.
         """
         images = self._checked(embeddings, "image_embeds")
         if not images.any(dim=1).all():
@@ -179,7 +199,10 @@ class ImageIndex(SearchableIndex):
                     "calibration=."
                 )
             vectors = torch.cat([vectors, self.calibration.evidence(vectors)[:, None].float()], dim=1)
-        self._append(vectors.numpy(), labels)
+            summary = self._summary.plus(vectors.numpy())
+        self._append(vectors.numpy(), labels, metadata)
+        if self.correction is not None:
+            self._set_summary(summary)
 
     def query_vectors(self, text_embeds: Embeddings) -> np.ndarray:
         """
@@ -195,7 +218,7 @@ class ImageIndex(SearchableIndex):
             float32 of shape `(texts, width)`.
         """
         texts = self._prepare(text_embeds)
-        return self._faiss_queries(texts, np.arange(len(texts)), None)[0].numpy()
+        return self._bound_queries(texts, self._tangents(texts, None))[0].numpy()
 
     def _extra_columns(self) -> int:
         return 0 if self.correction is None else 1
@@ -203,124 +226,36 @@ class ImageIndex(SearchableIndex):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_image_features(image_features=features).pooler_output
 
+    def _remove_rows(self, rows: np.ndarray) -> None:
+        if self.correction is None:
+            super()._remove_rows(rows)
+            return
+        counted = rows[rows < self._summary.num_images]
+        summary = self._summary.minus(self._writable_vectors()[counted])
+        super()._remove_rows(rows)
+        self._set_summary(summary)
+        if summary.num_removed > len(self):
+            self._summarize()
+
+    def _summarize(self) -> None:
+        if self.correction is not None:
+            self._set_summary(GallerySummary.empty(self.dim).plus(self._writable_vectors()))
+
+    def _row_columns(self) -> dict[str, np.ndarray]:
+        return {} if self.correction is None else {"evidence": self._writable_vectors()[:, -1]}
+
+    def _set_columns(self, columns: dict[str, np.ndarray], extent: dict[str, tuple[float, float]]) -> None:
+        """The evidence is in the vectors; moments of a part are none of the whole."""
+        if self.correction is not None:
+            empty = GallerySummary.empty(self.dim)
+            self._set_summary(replace(empty, num_images=len(self), evidence_range=np.array(extent["evidence"])))
+
+    def _take_parameters(self, rows: np.ndarray) -> None:
+        """There are none of single rows."""
+
     def _parameters(self) -> dict[str, np.ndarray]:
-        return {}
+        return {} if self.correction is None else self._summary.to_parameters()
 
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
-        """Nothing is kept beside the vectors."""
-
-    def _prepare(self, queries: Embeddings) -> torch.Tensor:
-        return self._checked(queries, "text_embeds")
-
-    @property
-    def _corrected(self) -> CorrectedScores | None:
-        if self.correction is None:
-            return None
-        return CorrectedScores(self.law, self.logit_scale, self.correction)
-
-    def _largest_evidence(self) -> float:
-        return float(np.abs(self._writable_vectors()[:, -1]).max(initial=0.0))
-
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
-    ) -> tuple[torch.Tensor, float | np.ndarray]:
-        texts = batch[queries]
-        if self._corrected is None:
-            return F.normalize(texts, dim=-1).float(), relative_rounding(self.dim)
-        if best is None:
-            tangents = self._typical_best_cosines(texts)
-        else:
-            tangents = torch.from_numpy(
-                self._inner_products(F.normalize(texts, dim=-1), best[:, None], normalize=True)[:, 0]
-            )
-        return self._corrected.query_vectors(texts, tangents, self._largest_evidence())
-
-    def _typical_best_cosines(self, texts: torch.Tensor) -> torch.Tensor:
-        """Cosines, float64, of the best images of a sample."""
-        assert self._corrected is not None
-        vectors = self._writable_vectors()
-        sample = torch.from_numpy(vectors[:: max(1, len(vectors) // SAMPLE_SIZE)].copy())
-        cosines = F.normalize(texts, dim=-1).float() @ sample[:, : self.dim].T
-        best = self._corrected.of_cosines(cosines, texts, sample[:, -1]).argmax(dim=1, keepdim=True)
-        return cosines.gather(1, best)[:, 0].double()
-
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
-        vectors = torch.from_numpy(self._writable_vectors())
-        directions = F.normalize(batch, dim=-1).float()
-        corrected = self._corrected
-        if corrected is not None:
-
-            def corrected_tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-                rows = vectors[start:stop]
-                scores = corrected.of_cosines(directions @ rows[:, : self.dim].T, batch, rows[:, -1])
-                return scores, scores
-
-            return corrected_tile
-        concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True)
-        log_normalizers = self._log_normalizers(concentration).float()
-        concentration = concentration.float()
-
-        def tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-            cosines = directions @ vectors[start:stop].T
-            return cosines, self._likelihood(cosines, concentration, log_normalizers)
-
-        return tile
-
-    def _scan_bounds(self, queries: torch.Tensor, smallest_keys: np.ndarray) -> np.ndarray:
-        if self._corrected is None:
-            return smallest_keys + relative_rounding(self.dim)
-        lowest = float(self._writable_vectors()[:, -1].min(initial=0.0))
-        return self._corrected.scan_bounds(smallest_keys, queries, lowest, self._largest_evidence())
-
-    def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        cosines = self._inner_products(F.normalize(batch[queries], dim=-1), rows, normalize=True)
-        if self._corrected is None:
-            return cosines
-        evidence = torch.from_numpy(self._writable_vectors()[rows, -1]).double()
-        return self._corrected.of_cosines(torch.from_numpy(cosines), batch[queries], evidence).numpy()
-
-    def _scores(self, batch: torch.Tensor, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        if self._corrected is not None:
-            return keys
-        concentration = torch.linalg.vector_norm(batch[queries], dim=-1, keepdim=True)
-        log_normalizers = self._log_normalizers(concentration)
-        return self._likelihood(torch.from_numpy(keys), concentration, log_normalizers).numpy()
-
-    def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-        concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True).numpy()
-        return np.broadcast_to(self._uncertainty_of(concentration), rows.shape)
-
-    def _confidences(
-        self, prepared: torch.Tensor, log_posterior: np.ndarray | None, prior: float
-    ) -> dict[str, np.ndarray | None]:
-        if self.calibration is None:
-            return {}
-        found: dict[str, np.ndarray | None] = {"confidence": None, "presence": None}
-        if log_posterior is not None:
-            found["confidence"] = self.calibration.result_confidence(log_posterior[:, 0])
-        if len(self) > 1:
-            directions = F.normalize(prepared, dim=-1)
-            queries = torch.cat([directions.float(), torch.zeros(len(prepared), 1)], dim=1)
-            top_two = self._faiss.search(queries.numpy(), 2)[0]
-            mean, second = self._moments()
-            average = directions @ mean
-            deviation = ((directions @ second * directions).sum(dim=1) - average.square()).clamp(min=0).sqrt()
-            found["presence"] = self.calibration.presence(
-                prepared, top_two[:, 0], top_two[:, 1], average, deviation, len(self), prior
-            )
-        return found
-
-    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean `(dim,)` and second moment `(dim, dim)` of the unit vectors, float64, kept until the index grows."""
-        if self._moments_of is None or self._moments_of[0] != len(self):
-            vectors = torch.from_numpy(self._writable_vectors())
-            total, squares = (
-                torch.zeros(self.dim, dtype=torch.float64),
-                torch.zeros(2 * (self.dim,), dtype=torch.float64),
-            )
-            for rows in vectors.split(ROWS_PER_PRODUCT):
-                units = rows[:, : self.dim].double()
-                total += units.sum(dim=0)
-                squares += units.T @ units
-            self._moments_of = len(self), total / len(vectors), squares / len(vectors)
-        return self._moments_of[1:]
+        if self.correction is not None:
+            self._set_summary(GallerySummary.from_parameters(len(self), self.dim, parameters))

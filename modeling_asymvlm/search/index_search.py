@@ -1,66 +1,28 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from ..model.modeling_asymvlm import AsymVLMModel
 from .batch_search import BatchSearch, ScoredIndex, SearchPlan
-from .gallery_scan import scan_gallery
+from .gallery_scan import GalleryScan, scan_gallery
 from .index_storage import Embeddings
+from .refinement import Refinement, checked_candidates, checked_query_vectors
+from .search_results import SearchResults
+
+
+if TYPE_CHECKING:
+    from .lance_index import LanceIndex
 
 
 METHODS = ("bound", "scan")
-
-ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
-
-
-@dataclass(frozen=True)
-class SearchResults:
-    """
-    The best results of every query, best first.
-
-    Attributes:
-        rows (int64, shape `(queries, k)`): rows of the index.
-        labels (`list[list[str]]`, `queries` times `k`): their captions or image ids.
-        scores (float64, shape `(queries, k)`):
-            Log-likelihood ratios in nats against the uniform density, 0 being "no better than uniform"; cosines for
-            `distribution="deterministic"`.
-        log_posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
-            Logarithm of the probability of each result among the whole index, softmax of tau times the score.
-        uncertainty (float64, shape `(queries, k)`):
-            1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
-            kappa = 0 and NaN for `distribution="deterministic"`.
-        exact (`bool`): whether these are proven to be the best, or come from an approximate index.
-        confidence (float64, shape `(queries,)`, *optional*):
-            Of an image index with a calibration: the probability that the first result is right, given that the answer
-            is in the gallery; `None` without a posterior, or where the calibration does not trust it.
-        presence (float64, shape `(queries,)`, *optional*):
-            Likewise, the probability that the answer is in the gallery at all.
-    """
-
-    rows: np.ndarray
-    labels: list[list[str]]
-    scores: np.ndarray
-    log_posterior: np.ndarray | None
-    uncertainty: np.ndarray
-    exact: bool
-    confidence: np.ndarray | None = None
-    presence: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def posterior(self) -> np.ndarray | None:
-        """Probabilities, float64 of shape `(queries, k)`, or `None` where they were not asked for."""
-        return None if self.log_posterior is None else np.exp(self.log_posterior)
 
 
 class SearchableIndex(ScoredIndex):
@@ -73,7 +35,7 @@ class SearchableIndex(ScoredIndex):
         k: int = 10,
         *,
         posterior: bool | None = None,
-        where: tuple[float, float] | None = None,
+        where: tuple[float, float] | pc.Expression | None = None,
         method: str | None = None,
         approximate: faiss.Index | None = None,
         batch_size: int = 256,
@@ -91,10 +53,12 @@ class SearchableIndex(ScoredIndex):
             posterior (`bool`, *optional*):
                 Whether to give each result's probability among the whole index; by default unless `approximate` is
                 passed. It needs the score of every row, in float32: its relative error is below about 2e-7 times tau
-                times the largest kappa.
-            where (`tuple[float, float]`, *optional*):
-                For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
-                many results come back as lie in it. The posterior stays that among the whole index.
+                times the largest kappa, and with a calibration times sigma.
+            where (`pyarrow.compute.Expression` or `tuple[float, float]`, *optional*):
+                List only rows that fulfil this condition over their metadata, their `label` and, in text indexes, the
+                `uncertainty` 1 / kappa, as in `pc.field("year") >= 2020`; of a text index, a pair is the closed range
+                of the uncertainty. At most as many results come back as rows fulfil it. The posterior stays that among
+                the whole index.
             method (`str`, *optional*):
                 `"bound"` for inner products by FAISS, `"scan"` for a pass by PyTorch, which gives the posterior in the
                 same pass. By default `"scan"` where the posterior or `where` is asked for, and `"bound"` otherwise.
@@ -110,38 +74,84 @@ class SearchableIndex(ScoredIndex):
 
         Raises:
             ValueError: for queries that are empty, of another width, NaN or without direction, for `k` outside 1 to
-                the number of rows, for a range that no text lies in, and for options that exclude one another.
+                the number of rows, for a condition that no row fulfils, for a `prior` outside (0, 1), and for options
+                that exclude one another.
         """
         prepared = self._prepare(queries)
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}, but the index holds {len(self)} rows: k must be from 1 to that number.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        check_batch_size(batch_size)
+        check_prior(prior)
         posterior = approximate is None if posterior is None else posterior
-        rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
+        rows_allowed = self._rows_allowed(where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
-        plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate)
+        plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate, prior)
         parts = []
         starts = range(0, len(prepared), batch_size)
         for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
             parts.append(BatchSearch(self, prepared[start : start + batch_size], plan).results())
-        rows = np.concatenate([part.rows for part in parts])
-        log_posterior = np.concatenate([part.log_posterior for part in parts]) if posterior else None
-        return SearchResults(
-            rows=rows,
-            labels=self._labels_of(rows),
-            scores=np.concatenate([part.scores for part in parts]),
-            log_posterior=log_posterior,
-            uncertainty=np.concatenate([part.uncertainty for part in parts]),
-            exact=approximate is None,
-            **self._confidences(prepared, log_posterior, prior),
-        )
+        return SearchResults.of_batches(parts, self.labels)
 
-    def _confidences(
-        self, prepared: torch.Tensor, log_posterior: np.ndarray | None, prior: float
-    ) -> dict[str, np.ndarray | None]:
-        """`confidence` and `presence` of the results; none without a calibration."""
-        return {}
+    @torch.no_grad()
+    def refine(
+        self,
+        queries: Embeddings,
+        candidate_rows: npt.ArrayLike,
+        k: int = 10,
+        *,
+        searched_with: npt.ArrayLike | None = None,
+        posterior: bool = False,
+        batch_size: int = 256,
+        prior: float = 0.5,
+    ) -> SearchResults:
+        """
+        The `k` best of candidates that any engine found, by their exact scores; of equal scores the lower row comes
+        first. No other row is looked at, unless `posterior=True` asks for it.
+
+        A query is `proven` if no row beyond its candidates can reach its k-th score, so that the results are those of
+        [`search`]. That takes for granted what only the engine can know: that the candidates are, of all rows, those
+        whose [`vectors`] have the largest inner products with the query's vector, in no particular order. An
+        exhaustive engine that keeps both in float32 and sums in float32 or better gives them (flat indexes; in
+        PostgreSQL a query without an index); its rounding is allowed for. For an approximate engine, for half
+        precision, for a union of several lists or for candidates of a filter that should count, leave `searched_with`
+        out: then a query is proven only if its candidates are all rows.
+
+        Args:
+            queries (`torch.Tensor` or array of shape `(queries, dim)`): as for [`search`].
+            candidate_rows (int64 of shape `(queries, candidates)`): rows of this index, all different for a query.
+            k (`int`, *optional*, defaults to 10): results per query, at most as many as there are candidates.
+            searched_with (float32 of shape `(queries, width)`, *optional*):
+                The vectors that [`query_vectors`] gave for these queries, if the engine is exhaustive and the
+                candidates are those of the largest inner products with them.
+            posterior (`bool`, *optional*, defaults to `False`):
+                Whether to give each result's probability among the whole index, and the confidences of a calibration;
+                it needs a pass over all rows.
+            batch_size (`int`, *optional*, defaults to 256): queries at a time.
+            prior (`float`, *optional*, defaults to 0.5): as for [`search`].
+
+        Raises:
+            ValueError: as [`search`], and for candidates of another shape, that are no integers, no rows of this index
+                or given twice, for `k` above their number, and for vectors that are not those of the queries.
+        """
+        prepared = self._prepare(queries)
+        candidates = checked_candidates(candidate_rows, len(prepared), len(self))
+        if not 1 <= k <= candidates.shape[1]:
+            raise ValueError(
+                f"k is {k}, but there are {candidates.shape[1]} candidates for each query: k must be from 1 to that "
+                "number; ask the engine for more."
+            )
+        check_batch_size(batch_size)
+        check_prior(prior)
+        vectors = None
+        if searched_with is not None:
+            vectors = checked_query_vectors(searched_with, len(prepared), self._faiss.d)
+        parts = []
+        for start in range(0, len(prepared), batch_size):
+            some = slice(start, start + batch_size)
+            own = None if vectors is None else vectors[some]
+            refinement = Refinement(self, prepared[some], candidates[some], own, len(self), start)
+            parts.append(refinement.results(k, posterior, prior))
+        return SearchResults.of_batches(parts, self.labels)
 
     @torch.no_grad()
     def log_posterior(
@@ -172,7 +182,7 @@ class SearchableIndex(ScoredIndex):
         best = np.empty(len(prepared))
         for start in range(0, len(prepared), batch_size):
             batch = prepared[start : start + batch_size]
-            log_sums = self._log_sums(batch).numpy()
+            log_sums = self._scan(batch).log_sums.numpy()
             lengths = np.array([len(own) for own in right[start : start + batch_size]])
             for length in np.unique(lengths):
                 numbers = np.flatnonzero(lengths == length)
@@ -180,6 +190,41 @@ class SearchableIndex(ScoredIndex):
                 scores = self._scores(batch, numbers, self._keys(batch, numbers, own_rows))
                 best[start + numbers] = self.posterior_scale * scores.max(axis=1) - log_sums[numbers]
         return best
+
+    def to_lancedb(self, uri: str, table: str) -> "LanceIndex":
+        """
+        Writes the rows into a new table of LanceDB, which need not fit into memory, and searches them there.
+
+        Args:
+            uri (`str`): a folder, or an address in object storage that LanceDB knows.
+            table (`str`): name of the new table.
+
+        Raises:
+            ImportError: without the extra `lancedb`.
+            ValueError: if there is a table of this name, two rows have the same label, or a column of the metadata has
+                a name that the table needs.
+        """
+        from .lance_index import LanceIndex
+
+        return LanceIndex.create(self, uri, table)
+
+    @classmethod
+    def from_lancedb(cls, uri: str, table: str, *, model: AsymVLMModel | None = None) -> "LanceIndex":
+        """
+        Opens a table that [`to_lancedb`] wrote.
+
+        Args:
+            uri, table (`str`): as for [`to_lancedb`].
+            model (`AsymVLMModel`, *optional*): the model that the queries will come from, to be compared with the one
+                that built the index.
+
+        Raises:
+            ImportError: without the extra `lancedb`.
+            ValueError: if there is no such table, or it is no index of this kind, or one of another model.
+        """
+        from .lance_index import LanceIndex
+
+        return LanceIndex.open(cls, uri, table, model)
 
     def _checked_method(self, method: str | None, **options: Any) -> str:
         if method is None:
@@ -199,23 +244,19 @@ class SearchableIndex(ScoredIndex):
             )
         return method
 
+    def _rows_allowed(self, where: tuple[float, float] | pc.Expression | None) -> np.ndarray:
+        if where is None:
+            return np.arange(len(self))
+        if isinstance(where, pc.Expression):
+            return self._table.rows_where(where, self._row_uncertainty())
+        return self._rows_in_range(*where)
+
+    def _row_uncertainty(self) -> np.ndarray | None:
+        """1 / kappa of every row, if rows have one."""
+        return None
+
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
         raise ValueError("where= filters texts by their uncertainty; the images of an ImageIndex have none.")
-
-    def _gathered(self, rows: np.ndarray) -> torch.Tensor:
-        """Embeddings in float64, `(..., dim)`."""
-        return torch.from_numpy(self._writable_vectors()[rows][..., : self.dim]).double()
-
-    def _inner_products(self, directions: torch.Tensor, rows: np.ndarray, *, normalize: bool) -> np.ndarray:
-        """float64 `(q, c)` of directions `(q, dim)` with rows `(q, c)`; equal vectors give equal numbers."""
-        products = np.empty(rows.shape)
-        step = max(1, ELEMENTS_AT_A_TIME // (rows.shape[1] * self.dim))
-        for start in range(0, len(rows), step):
-            some = slice(start, start + step)
-            vectors = self._gathered(rows[some])
-            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
-            products[some] = (vectors * directions[some, None]).sum(dim=-1).numpy()
-        return products
 
     def _likelihood(self, cosines: Any, concentration: Any, log_normalizers: Any) -> Any:
         """Scores of cosines, elementwise, torch tensors all."""
@@ -224,10 +265,10 @@ class SearchableIndex(ScoredIndex):
     def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
         return self.law.log_normalizer(concentration, self.dim)
 
-    def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
-        """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
-        size = len(batch), len(self)
-        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.posterior_scale).log_sums
+    def _scan(self, batch: torch.Tensor, num_closest: int = 0) -> GalleryScan:
+        """The sums of the posterior over the whole index, without a list of rows."""
+        size, scale = (len(batch), len(self)), self.posterior_scale
+        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=scale, num_closest=num_closest)
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
         if not self.law.has_concentration:
@@ -235,6 +276,14 @@ class SearchableIndex(ScoredIndex):
         with np.errstate(divide="ignore"):
             return 1 / concentration
 
-    def _labels_of(self, rows: np.ndarray) -> list[list[str]]:
-        taken = self.labels.take(pa.array(rows.ravel())).to_pylist()
-        return [taken[start : start + rows.shape[1]] for start in range(0, len(taken), rows.shape[1])]
+
+def check_prior(prior: float) -> None:
+    """Raises `ValueError` unless it is a probability that leaves something open."""
+    if not 0 < prior < 1:
+        raise ValueError(f"prior is {prior}, but must lie between 0 and 1: it is how often the answer is there.")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises `ValueError` unless it is positive."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")

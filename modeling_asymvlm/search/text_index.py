@@ -8,6 +8,7 @@ them (see [`objective`]): the former is an inner product of `[eta, G]` and `[z, 
 missed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective_tiles import LOWEST_COSINE
+from .gallery_scan import Tile
 from .index_search import SearchableIndex
 from .index_storage import Embeddings
 from .power_spherical_bound import UNIT_ROUNDOFF, relative_rounding, tangent_queries
+from .row_table import Metadata
 
 
 # Where a cosine is below this, the Power Spherical scan bounds the score by that of this cosine instead of bounding
@@ -68,17 +71,41 @@ class TextIndex(SearchableIndex):
         """kappa of every text, float64 of shape `(rows,)`; without meaning for `distribution="deterministic"`."""
         return self._concentration
 
-    def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
+    @property
+    def log_normalizer(self) -> np.ndarray:
+        """
+        G(kappa) = ln C(kappa) - ln C(0) of every text, float64 of shape `(rows,)`, to a relative error of about 1e-14;
+        0 for `distribution="deterministic"`. The score of a text for a unit image z is `eta'z + G` under `"vmf"` and
+        `kappa ln(1 + eta'z/kappa) + G` under `"power_spherical"`.
+        """
+        return self._log_normalizer
+
+    @property
+    def bound_column(self) -> np.ndarray | None:
+        """
+        The column of [`vectors`] that makes their inner products with [`query_vectors`] a bound on the Power Spherical
+        score: kappa, float32 of shape `(rows,)`, the last but one. `None` for `"vmf"` and `"deterministic"`, where the
+        inner product is the score.
+        """
+        return None if self.law.is_linear else self.vectors[:, -2]
+
+    def add(
+        self, embeddings: Embeddings, labels: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
         """
         Appends texts, all of them or, after an error, none.
 
         Args:
             embeddings (`torch.Tensor` or array of shape `(texts, dim)`): natural parameters eta, kept in float32.
             labels (`Sequence[str]`, *optional*): their captions, by default the row numbers.
+            metadata (`dict` of columns or `pa.Table`, *optional*):
+                One value for each text in every column, to choose rows by with `search(..., where=...)`. Columns may
+                be new: rows that lack one have null there.
 
         Raises:
             TypeError: for labels that are no strings.
-            ValueError: for embeddings of another width, NaN, another number of labels, and for a memory-mapped index.
+            ValueError: for embeddings of another width, NaN, another number of labels, metadata of another number or
+                type, and for a memory-mapped index.
         """
         eta = self._checked(embeddings, "text_embeds").float()
         if not self.law.has_concentration:
@@ -89,7 +116,7 @@ class TextIndex(SearchableIndex):
         log_normalizers = self._log_normalizers(concentration)
         columns = [log_normalizers] if self.law.is_linear else [concentration, log_normalizers]
         vectors = torch.cat([eta, torch.stack(columns, dim=1).float()], dim=1)
-        self._append(vectors.numpy(), labels)
+        self._append(vectors.numpy(), labels, metadata)
         new = {"concentration": concentration.numpy(), "log_normalizer": log_normalizers.numpy()}
         self._set_parameters({name: np.concatenate([old, new[name]]) for name, old in self._parameters().items()})
 
@@ -105,7 +132,7 @@ class TextIndex(SearchableIndex):
             float32 of shape `(images, width)`.
         """
         images = self._prepare(image_embeds)
-        return self._faiss_queries(images, np.arange(len(images)), None)[0].numpy()
+        return self._bound_queries(images, self._tangents(images, None))[0].numpy()
 
     def _extra_columns(self) -> int:
         return 1 if self.law.is_linear else 2
@@ -113,12 +140,18 @@ class TextIndex(SearchableIndex):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_text_features(text_features=features).pooler_output
 
-    def _truncate(self, num_rows: int) -> None:
-        super()._truncate(num_rows)
-        self._set_parameters({name: values[:num_rows] for name, values in self._parameters().items()})
+    def _take_parameters(self, rows: np.ndarray) -> None:
+        self._set_parameters({name: values[rows] for name, values in self._parameters().items()})
 
     def _parameters(self) -> dict[str, np.ndarray]:
         return {"concentration": self._concentration, "log_normalizer": self._log_normalizer}
+
+    def _row_columns(self) -> dict[str, np.ndarray]:
+        return self._parameters()
+
+    def _set_columns(self, columns: dict[str, np.ndarray], extent: dict[str, tuple[float, float]]) -> None:
+        self._set_parameters(columns)
+        self._highest_concentration = extent["concentration"][1]
 
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
         self._concentration, self._log_normalizer = parameters["concentration"], parameters["log_normalizer"]
@@ -126,7 +159,10 @@ class TextIndex(SearchableIndex):
         self._score_at_low_cosine = np.max(
             self._concentration * np.log1p(LOW_COSINE) + self._log_normalizer, initial=-np.inf
         )
-        self._sample: torch.Tensor | None = None
+        self._sample = None
+
+    def _row_uncertainty(self) -> np.ndarray | None:
+        return self._uncertainty_of(self._concentration) if self.law.has_concentration else None
 
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
         if not self.law.has_concentration:
@@ -146,18 +182,27 @@ class TextIndex(SearchableIndex):
             raise ValueError("Some image_embeds are zero and so have no direction: leave these queries out.")
         return F.normalize(images, dim=-1)
 
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
-    ) -> tuple[torch.Tensor, float]:
-        images = batch[queries]
+    def _tangents(self, batch: torch.Tensor, last: np.ndarray | None) -> torch.Tensor:
+        if self.law.is_linear:
+            return torch.zeros(len(batch), dtype=torch.float64)
+        if last is None:
+            return self._typical_best_cosines(batch)
+        return torch.from_numpy(self._cosines(batch, last[:, None])[:, 0])
+
+    def _bound_queries(self, batch: torch.Tensor, tangents: torch.Tensor) -> tuple[torch.Tensor, float | np.ndarray]:
         if self.law.is_linear:
             slack = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
-            return torch.cat([images, torch.ones(len(images), 1)], dim=1).float(), slack
-        if best is None:
-            tangents = self._typical_best_cosines(images)
-        else:
-            tangents = torch.from_numpy(self._cosines(images, best[:, None])[:, 0])
-        return tangent_queries(images, tangents), 0.0
+            return torch.cat([batch, torch.ones(len(batch), 1)], dim=1).float(), slack
+        return tangent_queries(batch, tangents), 0.0
+
+    def _touching(self, batch: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        lengths = torch.linalg.vector_norm(vectors[:, : self.dim], dim=-1)
+        return torch.where(lengths > 0, 1 / lengths - 1, 0)
+
+    @property
+    def _longest_vector(self) -> float:
+        """Of `[eta, kappa, G]`, as G is no larger than kappa."""
+        return 1.001 * math.sqrt(3) * float(self._highest_concentration)
 
     def _typical_best_cosines(self, images: torch.Tensor) -> torch.Tensor:
         """Cosines, float64, of the best texts of a sample."""
@@ -169,20 +214,20 @@ class TextIndex(SearchableIndex):
         best = self._likelihood(cosines, kappa, log_normalizers).argmax(dim=1, keepdim=True)
         return cosines.gather(1, best)[:, 0].double()
 
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
         vectors = torch.from_numpy(self._writable_vectors())
         columns = vectors.shape[1] - self.dim
         constants = torch.tensor([[1.0]] if columns == 1 else [[0.0, 0.0]])
         directions = torch.cat([batch, constants.expand(len(batch), -1)], dim=1).float()
 
-        def tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def tile(start: int, stop: int) -> Tile:
             rows = vectors[start:stop]
             scores = directions @ rows.T
             if columns == 2:
                 kappa, log_normalizers = rows[:, -2].contiguous(), rows[:, -1].contiguous()
                 scores *= kappa.clamp(min=torch.finfo(torch.float32).tiny).reciprocal()
                 scores = scores.clamp_(min=LOWEST_COSINE).log1p_().mul_(kappa).add_(log_normalizers)
-            return scores, scores
+            return Tile(scores, scores)
 
         return tile
 
