@@ -7,7 +7,8 @@ With a = tau, delta the log-likelihood of an image under a text, and T reference
 
 is the pointwise mutual information ln p(z|t)/p(z) for sigma = beta = 1; a query bank in the manner of Bogolin et al.,
 "Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022), with the model's own likelihood as logit. sigma and
-beta are those of least negative log-likelihood of held-out captions over their gallery; beta = 0 leaves the ranking.
+beta are those of least negative log-likelihood of held-out captions over their gallery, and of half a caption more that
+fits any image alike; beta = 0 leaves the ranking.
 """
 
 import math
@@ -26,6 +27,9 @@ PairScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 TILE_TEXTS, TILE_IMAGES = 1024, 2048
 NUM_FOLDS = 5
 MAX_QUERIES = 4096  # captions that sigma and beta are fitted on
+# As if half a caption more were held out, of any image alike: captions that all find their own image would call for a
+# posterior without doubt, which the next caption refutes.
+PSEUDO_CAPTIONS = 0.5
 TILE_CAPTIONS = 64
 MOST_STEPS = 50  # of Newton's method
 LARGEST_SCALE = 1e4  # of sigma, where every caption finds its own image
@@ -125,7 +129,7 @@ def folds_of_images(text_image_index: torch.Tensor, num_folds: int, seed: int) -
 
 
 class _Point(NamedTuple):
-    """The mean cross entropy at (sigma, sigma beta), its gradient `(2,)` and its Hessian `(2, 2)`."""
+    """The smoothed cross entropy at (sigma, sigma beta), its gradient `(2,)` and its Hessian `(2, 2)`."""
 
     loss: float
     gradient: np.ndarray
@@ -135,17 +139,19 @@ class _Point(NamedTuple):
 def _derivatives(logits: torch.Tensor, evidence: torch.Tensor, index: torch.Tensor, point: np.ndarray) -> _Point:
     """One pass over the logits, in tiles that caches hold."""
     column = evidence.double()
+    smoothing = PSEUDO_CAPTIONS / len(logits)
     powers = torch.stack([torch.ones_like(column), column, column.square()], dim=1)  # (images, 3)
     loss, gradient, hessian = 0.0, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     for rows in torch.arange(len(logits)).split(TILE_CAPTIONS):
         tile, own = logits[rows].double(), index[rows]
         total = (point[0] * tile).sub_(point[1] * column)
-        loss -= float(total.gather(1, own[:, None]).sum())
+        loss -= float(((1 - smoothing) * total.gather(1, own[:, None])[:, 0] + smoothing * total.mean(dim=1)).sum())
         peak = total.amax(dim=1, keepdim=True)
         likelihood = total.sub_(peak).exp_()
         norm, first, second = (likelihood @ powers).T
         loss += float((peak[:, 0] + norm.log()).sum())
-        own_forms = torch.stack([tile.gather(1, own[:, None])[:, 0], -column[own]], dim=1)
+        own_forms = (1 - smoothing) * torch.stack([tile.gather(1, own[:, None])[:, 0], -column[own]], dim=1)
+        own_forms += smoothing * torch.stack([tile.mean(dim=1), -column.mean().expand(len(own))], dim=1)
         weighted = likelihood.mul_(tile)
         mean, mixed = (weighted @ powers[:, :2]).T
         square = weighted.mul_(tile).sum(dim=1)
@@ -165,8 +171,8 @@ def _minimise(
     start: tuple[float, float] = (1.0, 0.3),
 ) -> tuple[float, float]:
     """
-    (sigma, beta) of least mean cross entropy, by Newton's method on (sigma, sigma beta), in which it is convex, from
-    `start`.
+    (sigma, beta) of least smoothed cross entropy, by Newton's method on (sigma, sigma beta), in which it is convex,
+    from `start`.
     """
     free = 2 if with_evidence else 1
     parameters = np.array([start[0], start[0] * start[1] if with_evidence else 0.0])

@@ -79,8 +79,12 @@ def held_out_case(
     return (logits + popularity * evidence).float(), evidence, index
 
 
-def cross_entropy(logits: np.ndarray, index: np.ndarray) -> float:
-    return float(np.mean(special.logsumexp(logits, axis=1) - logits[np.arange(len(index)), index]))
+def smoothed_cross_entropy(logits: np.ndarray, index: np.ndarray) -> float:
+    """Of labels that are, all together, half a caption's worth of any image alike."""
+    smoothing = 0.5 / len(index)
+    target = np.full(logits.shape, smoothing / logits.shape[1])
+    target[np.arange(len(index)), index] += 1 - smoothing
+    return float(-np.mean(np.sum(target * special.log_softmax(logits, axis=1), axis=1)))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -89,7 +93,9 @@ def test_sigma_and_beta_minimise_the_cross_entropy(seed):
     fitted = EvidenceCorrection.fit(logits, evidence, index, seed=seed)
 
     def loss(point: np.ndarray) -> float:
-        return cross_entropy(point[0] * (logits.double().numpy() - point[1] * evidence.numpy()), index.numpy())
+        return smoothed_cross_entropy(
+            point[0] * (logits.double().numpy() - point[1] * evidence.numpy()), index.numpy()
+        )
 
     found = optimize.minimize(loss, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-13})
     assert fitted.beta > 0.5
@@ -127,7 +133,7 @@ def test_fit_scale_is_that_of_scipy(factor):
     found = EvidenceCorrection.fit_scale(scores, index)
 
     def loss(log_scale: float) -> float:
-        return cross_entropy(np.exp(log_scale) * scores.double().numpy(), index.numpy())
+        return smoothed_cross_entropy(np.exp(log_scale) * scores.double().numpy(), index.numpy())
 
     bounds = (-4 - np.log(factor), 4 - np.log(factor))
     expected = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
@@ -138,7 +144,9 @@ def test_scores_that_always_find_their_image_stay_finite():
     index = torch.arange(30)
     fitted = EvidenceCorrection.fit(10 * torch.eye(30), torch.randn(30, dtype=torch.float64), index)
     assert np.isfinite([fitted.sigma, fitted.beta]).all() and fitted.sigma > 0
-    assert np.isfinite(EvidenceCorrection.fit_scale(torch.eye(30), index))
+    scale = EvidenceCorrection.fit_scale(torch.eye(30), index)
+    own = special.expit(scale - np.log(29))  # the share of the own image among 30
+    assert own == pytest.approx(1 - 0.5 / 30 * 29 / 30, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
