@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class Protocol:
 def run(entry: Entry, splits: dict[str, EmbeddingSplit], seed: int, protocol: Protocol) -> dict[str, Any]:
     """Trains a method, if there is anything to train, and judges it on the test split."""
     method, training = _trained(entry, splits, seed, protocol)
-    fit = attempt(lambda: method.fit(splits) or {})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = attempt(lambda: method.fit(splits) or {})
     validation, test = (method.predict(splits[name]) for name in ("validation", "test"))
     correction = CorrectionOfScores.of(method, splits["train"])
     record = judge(validation, test, splits["validation"], splits["test"], protocol.oracle, correction)
@@ -52,6 +55,7 @@ def run(entry: Entry, splits: dict[str, EmbeddingSplit], seed: int, protocol: Pr
         )
         for name, split in protocol.elsewhere.items()
     }
+    record["notes"] += [f"fit: {warning.message}" for warning in caught]
     return {"training": training, "fit": fit, **record, "elsewhere": other}
 
 

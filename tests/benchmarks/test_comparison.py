@@ -281,6 +281,23 @@ def test_a_figure_that_fails_is_named_in_its_cell_and_the_rest_is_printed(small_
     assert short["NLL, posterior"]["failed"] and 0 < short["t→i R@1"]["values"][0] < 1
 
 
+def test_a_perfect_split_keeps_its_tables_and_says_that_the_scale_is_a_bound(tmp_path, quick, capsys):
+    splits = {}
+    for seed, (name, size) in enumerate({"train": 60, "validation": 30, "test": 30}.items()):
+        points = torch.randn(size, 8, generator=torch.Generator().manual_seed(seed))
+        splits[name] = EmbeddingSplit(
+            [f"{row}" for row in range(size)], points, ["a"] * size, points, torch.arange(size)
+        )
+    EmbeddingStore.write(tmp_path / "perfect", splits, {})
+    command = ["--embeddings", str(tmp_path / "perfect"), "--output", str(tmp_path / "out"), "--seeds", "0"]
+    assert compare.main([*command, "--methods", "cosine", "nnn", "vmf-small-data"]) == 0
+    printed = capsys.readouterr().out
+    assert "text_to_image, validation: every query finds its own answer first" in printed and "undefined" in printed
+    for rows in tables_of(tmp_path / "out").values():
+        assert {row["method"] for row in rows} == {"cosine of the backbone", "cosine, NNN", "AsymVLM vMF, default"}
+    assert tables_of(tmp_path / "out")["In short, text → image"][0]["t→i R@1"]["values"] == [1.0]
+
+
 def test_cells_show_seeds_or_the_interval_of_one_run():
     def text(values, interval=None):
         return tables._text(tables._cell(values, 2, interval))
