@@ -28,7 +28,6 @@ from transformers import CLIPModel
 from benchmarks.common import REPOSITORY, SCENES, machine, scenes_features
 from benchmarks.comparison.baselines.judging import Oracle
 from benchmarks.comparison.baselines.methods import METHODS
-from benchmarks.comparison.halves import halves
 from benchmarks.comparison.plots import draw
 from benchmarks.comparison.remarks import remarks
 from benchmarks.comparison.runs import Protocol, digest, finished, run, strict, write
@@ -42,6 +41,7 @@ from benchmarks.comparison.tables import (
     rows_in_short,
     rows_of_text_alone,
 )
+from benchmarks.trust.heads import halves
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 

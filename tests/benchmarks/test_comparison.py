@@ -13,7 +13,7 @@ import torch
 from benchmarks.comparison import compare, plots, runs, tables
 from benchmarks.comparison.baselines import judging
 from benchmarks.comparison.baselines.methods import METHODS
-from benchmarks.comparison.halves import halves
+from benchmarks.trust.heads import halves
 from modeling_asymvlm.evaluation import rank_both_ways, selective_metrics
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
