@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.comparison.baselines.attempts import failed, lookup
 from benchmarks.comparison.baselines.judging import FITTED_POSTERIOR, NUM_BINS
 from benchmarks.comparison.tables import Runs, headlines
 from modeling_asymvlm.reporting.plots import write_png
@@ -100,7 +101,9 @@ def _reliability(runs: Runs, styles: dict[str, Any], file: Path, name: str) -> P
     ):
         axes.axline((0, 0), slope=1, label="perfect calibration", **CHANCE_STYLE)
         for method, records in runs.items():
-            bins = records[0]["given_gallery"][FITTED_POSTERIOR][direction]["calibration"]
+            bins = lookup(records[0], "given_gallery", FITTED_POSTERIOR, direction, "calibration")
+            if bins is None or failed(bins):
+                continue
             confidence, accuracy = 100 * np.asarray(bins["bin_confidence"]), 100 * np.asarray(bins["bin_accuracy"])
             axes.plot(confidence, accuracy, linewidth=1.2, markersize=4, **styles[method])
         axes.set(title=title, xlabel=f"posterior of the first result (%), {NUM_BINS} bins of equal count")
@@ -159,7 +162,7 @@ def _panels(number: int, share: bool = True) -> tuple[Figure, list[Axes]]:
 def _finish(figure: Figure, panels: list[Axes], file: Path, title: str, legend: bool = True) -> Path:
     for axes in panels:
         axes.grid(alpha=0.3)
-        if legend:
+        if legend and axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", frameon=False)
     figure.suptitle(title)
     return write_png(figure, file)

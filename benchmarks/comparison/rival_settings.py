@@ -38,8 +38,8 @@ def main() -> None:
             method = entry.build(splits["train"].dim, **entry.settings)
             tried = replace(training, learning_rate=factor * training.learning_rate)
             record = train(method, splits, tried, seed=options.seed, device="cpu")
-            loss = min(record["validation_losses"])
-            epoch = f"{record['best_epoch']} of {tried.num_epochs}"
+            loss = min([record["initial_loss"], *record["validation_losses"]])
+            epoch = f"{record['best_epoch']} of {len(record['validation_losses'])}"
             rows.append([entry.label, f"{tried.learning_rate:.2g}", f"{loss:.4f}", epoch])
             print(" | ".join(rows[-1]), flush=True)
     print(f"\n{machine()}\n\n{markdown_table([['method', 'learning rate', 'validation loss', 'best epoch'], *rows])}")

@@ -53,15 +53,19 @@ def log_evidence(
     """
     parts = []
     for images in image_embeds.split(TILE_IMAGES):
-        peak = torch.full((len(images),), -math.inf, dtype=torch.float64)
-        total = torch.zeros(len(images), dtype=torch.float64)
-        for texts in text_embeds.split(TILE_TEXTS):
-            logits = scores(texts, images).mul_(logit_scale)  # (texts, images)
-            highest = logits.amax(dim=0)
-            new_peak = torch.maximum(peak, highest.double())
-            total *= (peak - new_peak).exp()
-            total += logits.sub_(new_peak.to(logits.dtype)).exp_().sum(dim=0).double()
-            peak = new_peak
+        peak = total = torch.zeros(len(images), dtype=torch.float64)
+        for number, texts in enumerate(text_embeds.split(TILE_TEXTS)):
+            logits = scores(texts, images)  # (texts, images)
+            if number == 0:
+                peak = (logit_scale * logits.amax(dim=0)).double()
+            shift = -peak.to(logits.dtype)
+            likelihood = torch.add(shift, logits, alpha=logit_scale, out=logits).exp_().sum(dim=0)
+            if not likelihood.isfinite().all():  # a later tile is far above the first
+                logits = scores(texts, images).mul_(logit_scale)
+                new_peak = torch.maximum(peak, logits.amax(dim=0).double())
+                total, peak = total * (peak - new_peak).exp(), new_peak
+                likelihood = logits.sub_(peak.to(logits.dtype)).exp_().sum(dim=0)
+            total = total + likelihood.double()
         parts.append(peak + total.log())
     return torch.cat(parts) - math.log(len(text_embeds))
 

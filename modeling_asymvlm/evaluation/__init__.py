@@ -13,10 +13,11 @@ from .directions import confidence_metrics, oracle_metrics, posterior_metrics, r
 from .hierarchies import Hierarchies, read_hierarchies
 from .levels import rank_correlation, uncertainty_metrics
 from .many_to_many import TopK, many_to_many_metrics, top_k_both_ways
-from .posterior import QueryPosteriors, RetrievalPosterior, fit_logit_scale, retrieval_posterior
+from .posterior import QueryPosteriors, RetrievalPosterior, retrieval_posterior
 from .ranks import RetrievalRanks, rank_both_ways
 from .recall import median_rank, recall_at_k, retrieval_metrics
 from .resampling import auroc_difference_interval, bootstrap_intervals, confidence_intervals, mean_over_seeds
+from .scale_fit import fit_logit_scale
 from .scores import EmbeddingScores
 from .selective import risk_coverage_curve, selective_metrics
 from .specificity import ShortenedCaptions, graded, remove_words, specificity_correlation, word_removal_metrics

@@ -6,16 +6,13 @@ is right, among what the gallery holds: one of them must be, which a score alone
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .scores import Scores, check_image_index, score_blocks
 from .softmax import GroupedSoftmax, RunningSoftmax, TopTwo
-
-
-MAX_NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def retrieval_posterior(
     own, log_sum, entropy = (np.empty(num_texts) for _ in range(3))
     top_of_text, top_of_image = TopTwo(num_texts), TopTwo(num_images)
     of_image = RunningSoftmax(logit_scale, num_images)
-    for rows, block in _finite_blocks(scores, num_texts, num_images, tile_size):
+    for rows, block in finite_blocks(scores, num_texts, num_images, tile_size):
         own[rows] = block[np.arange(len(block)), index[rows]]
         of_text = RunningSoftmax(logit_scale, len(block))
         of_text.add(block.T)
@@ -128,91 +125,10 @@ def _posteriors(scale: float, best: TopTwo, queries: Any, log_sum: Any, entropy:
     )
 
 
-def fit_logit_scale(
-    scores: Scores,
-    text_image_index: npt.ArrayLike,
-    *,
-    direction: Literal["text_to_image", "image_to_text"] = "text_to_image",
-    num_images: int | None = None,
-    tile_size: int | None = None,
-) -> float:
-    """The temperature tau of least negative log-likelihood, the mean of `-own_log_probability`.
-
-    Fit it on validation data and use it on test data. Text -> image the likelihood is log-concave in tau and the
-    minimum unique; image -> text it is so where every image has one caption.
-
-    Args:
-        scores, text_image_index, num_images, tile_size: as for [`retrieval_posterior`]; a function is called once for
-            each block and step of Newton's method, about ten times.
-        direction (`str`, defaults to `"text_to_image"`): whose likelihood.
-
-    Returns:
-        tau > 0, to a relative accuracy of 1e-6 where the scores allow it.
-
-    Raises:
-        ValueError: for an unknown direction; where every query finds its own answer first (the likelihood rises for
-            ever); where own answers score no higher than the gallery on average (it falls from tau = 0); and as
-            [`retrieval_posterior`].
-    """
-    if direction not in ("text_to_image", "image_to_text"):
-        raise ValueError(f"`direction` is {direction!r}; it must be 'text_to_image' or 'image_to_text'.")
-    index, num_images = check_image_index(scores, text_image_index, num_images)
-
-    def derivatives(scale: float) -> tuple[float, float, float]:
-        """First and second derivative of the negative log-likelihood, and the limit of the first for large scales."""
-        own = np.empty(len(index))
-        of_image = RunningSoftmax(scale, num_images)
-        of_texts = []
-        for rows, block in _finite_blocks(scores, len(index), num_images, tile_size):
-            own[rows] = block[np.arange(len(block)), index[rows]]
-            if direction == "image_to_text":
-                of_image.add(block)
-            else:
-                of_texts.append(RunningSoftmax(scale, len(block)))
-                of_texts[-1].add(block.T)
-        if direction == "text_to_image":
-            mean, variance, peak = (
-                np.concatenate([getattr(part, name) for part in of_texts]) for name in ("mean", "variance", "peak")
-            )
-            return float(np.mean(mean - own)), float(np.mean(variance)), float(np.mean(peak - own))
-        of_own = GroupedSoftmax(scale, own, index)
-        queries = of_own.groups
-        return (
-            float(np.mean(of_image.mean[queries] - of_own.mean)),
-            float(np.mean(of_image.variance[queries] - of_own.variance)),
-            float(np.mean(of_image.peak[queries] - of_own.peak)),
-        )
-
-    slope, curvature, slope_at_infinity = derivatives(0.0)
-    if slope_at_infinity <= 0:
-        raise ValueError(
-            "every query finds its own answer first, so that the likelihood rises with tau for ever. Use more, or "
-            "harder, validation data."
-        )
-    if slope >= 0:
-        raise ValueError(
-            f"own answers score {-slope:.3g} above the mean of the gallery; without a positive difference no tau > 0 "
-            "fits. Check `text_image_index` and the sign of the scores."
-        )
-    low, high, scale = 0.0, np.inf, 1 / np.sqrt(curvature)
-    for _ in range(MAX_NEWTON_STEPS):
-        slope, curvature, _ = derivatives(scale)
-        low, high = (scale, high) if slope < 0 else (low, scale)
-        step = scale - slope / curvature if curvature > 0 else np.inf
-        if not low < step < high or step > 8 * scale:
-            step = (low + high) / 2 if np.isfinite(high) else 4 * scale
-        if abs(step - scale) <= 1e-6 * scale:
-            return float(step)
-        scale = step
-    raise ValueError(
-        f"tau did not settle in {MAX_NEWTON_STEPS} steps and lies from {low:.3g} to {high:.3g}: nearly every query "
-        "finds its own answer first. Use more, or harder, validation data."
-    )
-
-
-def _finite_blocks(
+def finite_blocks(
     scores: Scores, num_texts: int, num_images: int, tile_size: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
+    """[`score_blocks`] of finite scores; others are refused with a `ValueError`."""
     for rows, block in score_blocks(scores, num_texts, num_images, tile_size):
         if not np.isfinite(block).all():
             raise ValueError(

@@ -1,6 +1,6 @@
 """Softmax, its moments and its first two places over candidates that come in blocks."""
 
-from typing import Any
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -11,48 +11,70 @@ class RunningSoftmax:
     softmax(scale · score) of each query over candidates that are added in blocks; none is kept.
 
     Sums are taken relative to the highest score so far, so that nothing overflows for any scale >= 0.
+
+    Args:
+        scale (`float`): at least 0.
+        num_queries (`int`): how many.
+        order (`int`, defaults to 2): the highest moment of the score that is summed.
     """
 
-    def __init__(self, scale: float, num_queries: int):
+    def __init__(self, scale: float, num_queries: int, order: int = 2):
         self.scale = scale
         self.peak = np.full(num_queries, -np.inf)
-        self.sums = np.zeros((3, num_queries))  # of weight · (score - peak)^0, ^1 and ^2
+        self.sums = np.zeros((order + 1, num_queries))  # of weight · (score - peak)^0, ^1, ...
 
     def add(self, scores: npt.NDArray[np.floating]) -> None:
         """Adds candidates, finite scores of shape `(candidates, queries)`."""
         peak = np.maximum(self.peak, scores.max(axis=0))
         # How far the highest score has risen: what was summed so far shrinks accordingly. Zero at the first block.
         fall = np.where(np.isfinite(self.peak), self.peak - peak, 0.0)
-        total, first, second = np.exp(self.scale * fall) * self.sums
-        self.sums = np.stack([total, first + fall * total, second + fall * (2 * first + fall * total)])
+        if fall.any():
+            shrunk = np.exp(self.scale * fall) * self.sums
+            self.sums = np.stack(
+                [
+                    sum(comb(power, lower) * fall ** (power - lower) * shrunk[lower] for lower in range(power + 1))
+                    for power in range(len(shrunk))
+                ]
+            )
         self.peak = peak
         shifted = scores - peak.astype(scores.dtype)
-        weight = np.exp(shifted * scores.dtype.type(self.scale))
+        weight = shifted * scores.dtype.type(self.scale)
+        np.exp(weight, out=weight)
         self.sums[0] += weight.sum(axis=0)
-        weight *= shifted
-        self.sums[1] += weight.sum(axis=0)
-        weight *= shifted
-        self.sums[2] += weight.sum(axis=0)
+        for power in range(1, len(self.sums)):
+            weight *= shifted
+            self.sums[power] += weight.sum(axis=0)
+
+    @property
+    def log_total(self) -> npt.NDArray[np.float64]:
+        """[`log_sum`] without scale · peak: 0 where one candidate has it all."""
+        return np.log(self.sums[0])
 
     @property
     def log_sum(self) -> npt.NDArray[np.float64]:
         """ln Σ exp(scale · score)."""
-        return self.scale * self.peak + np.log(self.sums[0])
+        return self.scale * self.peak + self.log_total
 
     @property
-    def mean(self) -> npt.NDArray[np.float64]:
-        """Mean score under the softmax."""
-        return self.peak + self.sums[1] / self.sums[0]
-
-    @property
-    def variance(self) -> npt.NDArray[np.float64]:
-        """Variance of the score under the softmax."""
-        return self.sums[2] / self.sums[0] - (self.sums[1] / self.sums[0]) ** 2
+    def cumulants(self) -> npt.NDArray[np.float64]:
+        """The first cumulants of the score under the softmax, of shape `(order, queries)`: mean, variance, ..."""
+        return _cumulants(self.sums, self.peak)
 
     @property
     def entropy(self) -> npt.NDArray[np.float64]:
         """Entropy of the softmax in nats."""
-        return np.log(self.sums[0]) - self.scale * self.sums[1] / self.sums[0]
+        return self.log_total - self.scale * self.sums[1] / self.sums[0]
+
+
+def _cumulants(sums: npt.NDArray[np.float64], peak: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    moments = sums / sums[0]
+    cumulants = np.zeros_like(moments)
+    for power in range(1, len(moments)):
+        lower = range(1, power)
+        of_lower = sum(comb(power - 1, k - 1) * cumulants[k] * moments[power - k] for k in lower)
+        cumulants[power] = moments[power] - of_lower
+    cumulants[1] += peak
+    return cumulants[1:]
 
 
 class TopTwo:
@@ -78,16 +100,19 @@ class TopTwo:
 
 
 class GroupedSoftmax:
-    """softmax(scale · score) over the members of each group: log-sum, mean and variance by ascending group."""
+    """
+    softmax(scale · score) over the members of each group: its log-sum, and cumulants of the score up to an order, by
+    ascending group.
+    """
 
-    def __init__(self, scale: float, scores: npt.NDArray[np.float64], group: npt.NDArray[np.int64]):
+    def __init__(self, scale: float, scores: npt.NDArray[np.floating], group: npt.NDArray[np.int64], order: int = 2):
         self.groups, member = np.unique(group, return_inverse=True)
-        peak = np.full(len(self.groups), -np.inf)
-        np.maximum.at(peak, member, scores)
-        shifted = scores - peak[member]
+        self.peak = np.full(len(self.groups), -np.inf)
+        np.maximum.at(self.peak, member, scores)
+        shifted = scores - self.peak[member]
         weight = np.exp(scale * shifted)
-        total, first, second = (np.bincount(member, weights=weight * shifted**power) for power in (0, 1, 2))
-        self.peak: Any = peak
-        self.log_sum = scale * peak + np.log(total)
-        self.mean = peak + first / total
-        self.variance = second / total - (first / total) ** 2
+        powers = [np.bincount(member, weights=weight * shifted**power) for power in range(order + 1)]
+        sums = np.stack(powers).astype(np.float64)
+        self.log_total = np.log(sums[0])
+        self.log_sum = scale * self.peak + self.log_total
+        self.cumulants = _cumulants(sums, self.peak)

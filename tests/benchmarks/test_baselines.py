@@ -1,13 +1,14 @@
 """The methods of the comparison: closed forms against independent computation, and training on planted ambiguity."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
 
-from benchmarks.comparison.baselines import asymvlm, gaussian, pcmepp, pfe, probvlm, prolip
+from benchmarks.comparison.baselines import asymvlm, correction, gaussian, nnn, pcmepp, pfe, probvlm, prolip
 from benchmarks.comparison.baselines.methods import METHODS
 from benchmarks.comparison.baselines.training import Training, train, validation_loss
 from modeling_asymvlm.evaluation import rank_correlation
@@ -38,15 +39,16 @@ def test_closed_form_sampled_distance_is_the_mean_of_samples():
     assert ((drawn.mean(0) - closed).abs() < 5 * drawn.std(0) / math.sqrt(samples)).all()
 
 
-def test_pseudo_positives_are_candidates_that_score_no_lower_than_the_own_one():
+def test_pseudo_positives_are_candidates_that_score_no_lower_than_the_first_match():
     logits = normal(6, 6)
     logits[0, 3] = logits[0, 0]
     matches = torch.eye(6, dtype=torch.bool)
     matches[2, 3] = matches[3, 2] = True
     marked = pcmepp.with_pseudo_positives(logits, matches)
     for row in range(6):
+        first = int(matches[row].nonzero()[0])
         for column in range(6):
-            expected = bool(matches[row, column]) or logits[row, column] >= logits[row, row]
+            expected = bool(matches[row, column]) or logits[row, column] >= logits[row, first]
             assert marked[row, column] == expected
 
 
@@ -68,6 +70,46 @@ def test_pcmepp_loss_is_the_sum_of_its_terms(weight):
     for mean, log_variance in ((text_mean, text_log_variance), (image_mean, image_log_variance)):
         expected = expected + 1e-4 * gaussian.divergence_from_standard_normal(mean, log_variance)
     assert torch.allclose(method.loss(batch), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pcmepp_loss_with_several_captions_of_an_image_is_that_of_the_public_code(seed):
+    """
+    An oracle in float64 with one pair at a time. A pseudo-positive is measured by the first match of its row, images
+    being rows for one half of it and captions for the other.
+    """
+    torch.manual_seed(seed)
+    method = pcmepp.PCMEPlusPlus(6).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, (16,), generator=generator)
+    images = normal(5, 6, seed=seed)[ids]
+    batch = {"text_features": images + normal(16, 6, seed=seed + 9), "image_features": images, "image_ids": ids}
+    with torch.no_grad():
+        loss = method.loss(batch).item()
+        text_mean, text_log_variance, image_mean, image_log_variance = method.heads(
+            batch["text_features"], batch["image_features"]
+        )
+    logit = np.empty((16, 16))  # [image, caption]
+    for image in range(16):
+        for text in range(16):
+            distance = (image_mean[image] - text_mean[text]).square().sum()
+            distance = distance + image_log_variance[image].exp().sum() + text_log_variance[text].exp().sum()
+            logit[image, text] = 5.0 - 5.0 * distance.item()
+    same = (ids[:, None] == ids).numpy()
+
+    def cross_entropy(target):
+        return np.mean(np.logaddexp(0, logit) - target * logit)
+
+    rows, columns = np.array(same), np.array(same)
+    for own in range(16):
+        first = next(other for other in range(16) if same[own, other])
+        for other in range(16):
+            rows[own, other] |= logit[own, other] >= logit[own, first]
+            columns[other, own] |= logit[other, own] >= logit[first, own]
+    expected = 2 * cross_entropy(same) + 0.1 * (cross_entropy(rows) + cross_entropy(columns))
+    for mean, log_variance in ((text_mean, text_log_variance), (image_mean, image_log_variance)):
+        expected += 1e-4 * 0.5 * (mean**2 + log_variance.exp() - log_variance - 1).mean().item()
+    assert (rows != same).any() and loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_bottleneck_is_the_divergence_from_a_standard_normal():
@@ -242,7 +284,9 @@ def fitted(name: str, splits: dict[str, EmbeddingSplit], **training):
 def test_every_method_predicts(name, planted):
     entry = METHODS[name]
     settings = {"logit_scale": 100.0} if name == "cosine" else entry.settings
-    predictions = entry.build(16, **settings).eval().predict(planted["validation"])
+    method = entry.build(16, **settings).eval()
+    method.fit(planted)
+    predictions = method.predict(planted["validation"])
     assert predictions.scores.shape == (256, 256) and torch.isfinite(predictions.scores).all()
     assert predictions.text_uncertainty or predictions.image_uncertainty
     for values in [*predictions.text_uncertainty.values(), *predictions.image_uncertainty.values()]:
@@ -286,6 +330,85 @@ def test_monte_carlo_dropout_is_repeatable_and_leaves_the_random_state(planted):
         first, second = (method.uncertainty("text", planted["test"].text_features) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
     assert not method.adapters["text"].training
+
+
+def test_batches_and_steps_follow_the_data(planted):
+    splits = {**planted, "train": planted_split(90, 5)}
+    torch.manual_seed(0)
+    method = METHODS["vmf"].build(16, **{**METHODS["vmf"].settings, "hidden_size": 8})
+    figures = train(method, splits, Training(1e-3, num_epochs=5), seed=0)
+    assert (figures["batch_size"], figures["steps"]) == (90, 60)
+    assert len(figures["validation_losses"]) == 60
+
+
+def test_a_method_that_only_gets_worse_keeps_the_weights_that_it_started_with(planted):
+    torch.manual_seed(0)
+    method = METHODS["vmf-small-data"].build(16, **{**METHODS["vmf-small-data"].settings, "hidden_size": 8})
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    figures = train(method, planted, Training(3.0, num_epochs=1, batch_size=128), seed=0)
+    assert figures["best_epoch"] == 0 and figures["initial_loss"] < min(figures["validation_losses"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in method.state_dict().items())
+
+
+# Confidences and scores without training
+
+
+def test_conformity_and_density_are_cosines_with_training_captions(planted):
+    method = METHODS["cosine"].build(16, logit_scale=5.0)
+    method.fit(planted)
+    uncertainty = method.predict(planted["test"]).text_uncertainty
+    captions, texts = (
+        split.text_features.numpy() / np.linalg.norm(split.text_features.numpy(), axis=1, keepdims=True)
+        for split in (planted["train"], planted["test"])
+    )
+    cosines = texts @ captions.T
+    mean = captions.mean(axis=0)
+    np.testing.assert_allclose(uncertainty["conformity"], texts @ mean / np.linalg.norm(mean), atol=1e-6)
+    nearest = np.sort(cosines, axis=1)[:, -10:].mean(axis=1)
+    np.testing.assert_allclose(uncertainty["10-NN density"], nearest, atol=1e-6)
+    assert ((uncertainty["text confidence"] > 0) & (uncertainty["text confidence"] < 1)).all()
+
+
+def test_nnn_takes_the_mean_of_the_nearest_references_off_each_side(planted):
+    method = METHODS["nnn"].build(16)
+    method.fit(planted)
+    method.settings = {"text_to_image": (4, 0.5), "image_to_text": (2, 0.75)}
+    scores = method.predict(planted["test"]).scores.numpy()
+    unit = {
+        (name, side): torch.nn.functional.normalize(getattr(planted[name], f"{side}_features"), dim=-1).numpy()
+        for name in ("train", "test")
+        for side in ("text", "image")
+    }
+    texts, images = unit["test", "text"], unit["test", "image"]
+    image_bias = np.sort(images @ unit["train", "text"].T, axis=1)[:, -4:].mean(axis=1)
+    text_bias = np.sort(texts @ unit["train", "image"].T, axis=1)[:, -2:].mean(axis=1)
+    np.testing.assert_allclose(scores, texts @ images.T - 0.5 * image_bias - 0.75 * text_bias[:, None], atol=1e-6)
+
+
+def test_settings_of_nnn_are_those_of_the_highest_recall_on_validation(planted):
+    method = METHODS["nnn"].build(16)
+    method.fit(planted)
+    validation = planted["validation"]
+
+    def recall(number, weight):
+        scores = method._scores(validation, {"text_to_image": (number, weight), "image_to_text": (1, 0.0)})
+        return (scores.argmax(dim=1) == validation.text_image_index).double().mean().item()
+
+    tried = [recall(number, weight) for weight in nnn.WEIGHTS for number in nnn.NEIGHBOURS]
+    assert recall(*method.settings["text_to_image"]) == max(tried) >= recall(1, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "pfe", "vmf-image-side"])
+def test_evidence_is_the_mean_likelihood_of_training_captions(name, planted):
+    entry = METHODS[name]
+    settings = {"logit_scale": 5.0} if name == "cosine" else entry.settings
+    torch.manual_seed(0)
+    method = entry.build(16, **settings).eval()
+    of_scores = correction.CorrectionOfScores(method, planted["train"].text_features[:50])
+    evidence = of_scores.evidence(planted["test"], 3.0)
+    texts = replace(planted["test"], text_features=planted["train"].text_features[:50], captions=[""] * 50, columns={})
+    likelihood = np.exp(3.0 * method.predict(texts).scores.double().numpy())
+    np.testing.assert_allclose(evidence, np.log(likelihood.mean(axis=0)), rtol=1e-10)
 
 
 def test_too_few_captions_for_a_batch_are_refused(planted):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.comparison import compare, plots, tables
+from benchmarks.comparison import compare, plots, runs, tables
 from benchmarks.comparison.baselines import judging
 from benchmarks.comparison.baselines.methods import METHODS
+from benchmarks.trust.heads import halves
 from modeling_asymvlm.evaluation import rank_both_ways, selective_metrics
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
@@ -172,6 +173,129 @@ def test_the_headline_is_chosen_on_the_validation_split(store, quick):
     validation = replace(cosine, text_uncertainty={"first": worse, "second": better})
     test = replace(cosine, text_uncertainty={"first": better, "second": worse})
     assert judging.judge(validation, test, split, split)["headline"] == "second"
+
+
+@pytest.fixture(scope="module")
+def small_store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "small"
+    sizes = {"train": 60, "validation": 30, "test": 30}
+    splits = {name: noisy_split(size, 7 + seed) for seed, (name, size) in enumerate(sizes.items())}
+    for name, split in splits.items():
+        images = [f"{name} {image}" for image in split.image_ids]
+        splits[name] = replace(split, image_ids=images, columns={})
+    EmbeddingStore.write(path, splits, {})
+    return path
+
+
+def tables_of(folder: Path) -> dict[str, list[dict]]:
+    return json.loads((folder / "comparison.json").read_text())["tables"]
+
+
+def test_a_store_of_a_few_pairs_is_compared_with_the_correction_of_every_method(small_store, store, tmp_path, quick):
+    command = ["--embeddings", str(small_store), "--output", str(tmp_path), "--seeds", "0", "--judge_on", str(store)]
+    command += ["--methods", "cosine", "nnn", "pcmepp", "vmf", "--learning_rate_factors", "0.1", "1"]
+    assert compare.main(command) == 0
+    of_title = tables_of(tmp_path)
+    against = of_title["Against the backbone's cosine, and with the evidence correction"]
+    assert [row["method"] for row in against] == ["cosine of the backbone", "cosine, NNN", "PCME++", "AsymVLM vMF"]
+    for row in against:
+        assert 0 <= row["t→i R@1, corrected"]["values"][0] <= 1 and row["beta"]["values"][0] >= 0
+    assert against[0]["t→i kept"]["values"] == [1.0] and against[0]["t→i − cosine"]["values"] == [0.0]
+    for row in against:
+        share = row["t→i R@1"]["values"][0] / against[0]["t→i R@1"]["values"][0]
+        assert row["t→i kept"]["values"] == [pytest.approx(share)]
+    elsewhere = of_title[f"Trained on {small_store.name}, judged on {store.name}"]
+    test = EmbeddingStore(store).split("test")
+    cosines = METHODS["cosine"].build(8, logit_scale=5.0).predict(test).scores
+    recall = (cosines.argmax(dim=1) == test.text_image_index).double().mean().item()
+    assert elsewhere[0]["t→i R@1"]["values"] == [pytest.approx(recall)]
+    for name, rates in (("pcmepp", [0.1, 1.0]), ("cosine", None)):
+        file = tmp_path / "runs" / (f"{name}-0.json" if rates else f"{name}.json")
+        training = json.loads(file.read_text())["record"]["training"]
+        assert training is None if rates is None else training["learning_rate_factor"] in rates
+
+
+def test_the_learning_rate_of_lowest_validation_loss_is_kept(small_store):
+    splits = {name: EmbeddingStore(small_store).split(name) for name in ("train", "validation", "test")}
+    losses = {}
+    for factors in ((0.01,), (1.0,), (0.01, 1.0)):
+        _, training = runs._trained(METHODS["pfe"], splits, 0, runs.Protocol("cpu", None, factors))
+        losses[factors] = min([training["initial_loss"], *training["validation_losses"]])
+    assert losses[0.01,] != losses[1.0,]
+    assert losses[0.01, 1.0] == min(losses[0.01,], losses[1.0,])
+
+
+def test_halves_are_parted_anew_for_each_seed(small_store, tmp_path, quick, capsys):
+    command = ["--embeddings", str(small_store), "--output", str(tmp_path), "--seeds", "0", "1", "--halves"]
+    assert compare.main([*command, "--methods", "cosine", "nnn"]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "cosine-0.json",
+        "cosine-1.json",
+        "nnn-0.json",
+        "nnn-1.json",
+    ]
+    rows = tables_of(tmp_path)["In short, text → image"]
+    assert [len(row["t→i R@1"]["values"]) for row in rows] == [2, 2]
+    assert "random halves 0 1" in capsys.readouterr().out
+
+
+def test_halves_hold_every_image_once_with_its_captions(small_store):
+    splits = {name: EmbeddingStore(small_store).split(name) for name in ("train", "validation", "test")}
+    parted = halves(splits, 3)
+    assert {name: len(split.image_ids) for name, split in parted.items()} == {
+        "train": 45,
+        "validation": 15,
+        "test": 60,
+    }
+    seen = [image for split in parted.values() for image in split.image_ids]
+    assert sorted(seen) == sorted(image for split in splits.values() for image in split.image_ids)
+    features = {
+        image: split.image_features[row].tolist()
+        for split in splits.values()
+        for row, image in enumerate(split.image_ids)
+    }
+    texts = {
+        tuple(split.text_features[row].tolist()): split.image_ids[split.text_image_index[row]]
+        for split in splits.values()
+        for row in range(len(split.captions))
+    }
+    for split in parted.values():
+        assert len(split.captions) == 2 * len(split.image_ids)
+        assert [features[image] for image in split.image_ids] == split.image_features[:].tolist()
+        for row, feature in enumerate(split.text_features[:].tolist()):
+            assert texts[tuple(feature)] == split.image_ids[split.text_image_index[row]]
+    assert halves(splits, 3)["test"].image_ids == parted["test"].image_ids != halves(splits, 4)["test"].image_ids
+
+
+def test_a_figure_that_fails_is_named_in_its_cell_and_the_rest_is_printed(small_store, tmp_path, quick, capsys):
+    """Captions of one image in place of another's: their scores lie below the gallery's, and no scale fits."""
+    splits = {name: EmbeddingStore(small_store).split(name) for name in ("train", "validation", "test")}
+    wrong = splits["validation"]
+    wrong = replace(wrong, text_features=-wrong.text_features[:], image_features=wrong.image_features[:])
+    EmbeddingStore.write(tmp_path / "wrong", {**splits, "validation": wrong}, {})
+    command = ["--embeddings", str(tmp_path / "wrong"), "--output", str(tmp_path / "out"), "--seeds", "0"]
+    assert compare.main([*command, "--methods", "cosine"]) == 0
+    printed = capsys.readouterr().out
+    assert "| failed " in printed and "above the mean of the gallery" in printed
+    short = tables_of(tmp_path / "out")["In short, text → image"][0]
+    assert short["NLL, posterior"]["failed"] and 0 < short["t→i R@1"]["values"][0] < 1
+
+
+def test_a_perfect_split_keeps_its_tables_and_says_that_the_scale_is_a_bound(tmp_path, quick, capsys):
+    splits = {}
+    for seed, (name, size) in enumerate({"train": 60, "validation": 30, "test": 30}.items()):
+        points = torch.randn(size, 8, generator=torch.Generator().manual_seed(seed))
+        splits[name] = EmbeddingSplit(
+            [f"{row}" for row in range(size)], points, ["a"] * size, points, torch.arange(size)
+        )
+    EmbeddingStore.write(tmp_path / "perfect", splits, {})
+    command = ["--embeddings", str(tmp_path / "perfect"), "--output", str(tmp_path / "out"), "--seeds", "0"]
+    assert compare.main([*command, "--methods", "cosine", "nnn", "vmf-small-data"]) == 0
+    printed = capsys.readouterr().out
+    assert "text_to_image, validation: every query finds its own answer first" in printed and "undefined" in printed
+    for rows in tables_of(tmp_path / "out").values():
+        assert {row["method"] for row in rows} == {"cosine of the backbone", "cosine, NNN", "AsymVLM vMF, default"}
+    assert tables_of(tmp_path / "out")["In short, text → image"][0]["t→i R@1"]["values"] == [1.0]
 
 
 def test_cells_show_seeds_or_the_interval_of_one_run():

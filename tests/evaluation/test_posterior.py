@@ -15,6 +15,7 @@ from modeling_asymvlm.evaluation import (
     fit_logit_scale,
     rank_both_ways,
     retrieval_posterior,
+    scale_fit,
 )
 from tests.support.retrieval_cases import random_case
 
@@ -100,12 +101,69 @@ def test_the_fitted_scale_is_that_of_a_general_minimiser(direction):
 
 def test_scores_without_a_best_scale_are_refused():
     index = np.arange(20)
-    with pytest.raises(ValueError, match="every query finds its own answer first"):
-        fit_logit_scale(np.eye(20), index)
     with pytest.raises(ValueError, match="own answers score -0.95 above the mean of the gallery"):
         fit_logit_scale(-np.eye(20), index)
     with pytest.raises(ValueError, match="`direction` is 'both'"):
         fit_logit_scale(np.eye(20), index, direction="both")
+
+
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+@pytest.mark.parametrize("captions", [20, 40])
+def test_a_perfect_gallery_bounds_the_scale_and_says_so(direction, captions):
+    generator = np.random.default_rng(captions)
+    index = np.arange(captions) % 20
+    scores = generator.normal(size=(captions, 20)) * 0.1
+    scores[np.arange(captions), index] += 1.0
+    with pytest.warns(UserWarning, match="every query finds its own answer first") as caught:
+        scale = fit_logit_scale(scores, index, direction=direction)
+    queries = captions if direction == "text_to_image" else 20
+    assert f"1/{queries + 1} nats" in str(caught[0].message)
+
+    def excess(scale):
+        return -np.log(own_probability(scores, index, scale)[direction == "image_to_text"]).mean() - 1 / (queries + 1)
+
+    assert scale == pytest.approx(optimize.brentq(excess, 0.01, 200), rel=1e-5)
+
+
+def test_ties_of_a_perfect_gallery_do_not_count_against_its_bound():
+    """Two images that are alike for every text: the likelihood tends to that of guessing between them."""
+    scores = np.repeat(np.eye(10), 2, axis=1)[:, :20]
+    with pytest.warns(UserWarning, match="every query finds its own answer first"):
+        scale = fit_logit_scale(scores, 2 * np.arange(10))
+    assert scale == pytest.approx(math.log(9 / math.expm1(1 / 11)), rel=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+@pytest.mark.parametrize("kind", ["array", "function", "embeddings"])
+def test_a_scale_that_begins_with_a_sample_is_that_of_all_scores(direction, kind, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.normalize(torch.randn(300, 16, generator=generator), dim=-1)
+    index = np.arange(900) // 3
+    texts = torch.nn.functional.normalize(images[index] + torch.randn(900, 16, generator=generator) * 0.4, dim=-1)
+    scores = (texts @ images.T).double().numpy()
+    given = {"array": texts @ images.T, "function": lambda rows: texts[rows] @ images.T}
+    given["embeddings"] = EmbeddingScores(texts, images)
+    monkeypatch.setattr(scale_fit, "SAMPLED_SCORES", 200 * 300)
+    passes = []
+    call = scale_fit._Likelihood.__call__
+
+    def counted(self, scale):
+        passes.append(self.scores is given[kind])
+        return call(self, scale)
+
+    monkeypatch.setattr(scale_fit._Likelihood, "__call__", counted)
+    scale = fit_logit_scale(given[kind], index, direction=direction, num_images=300)
+
+    def slope(scale):
+        by_text = special.softmax(scale * scores, axis=1 if direction == "text_to_image" else 0)
+        if direction == "text_to_image":
+            return (by_text * scores).sum() - scores[np.arange(900), index].sum()
+        own = [special.softmax(scale * scores[index == image, image]) for image in range(300)]
+        of_own = sum(weight @ scores[index == image, image] for image, weight in enumerate(own))
+        return (by_text * scores).sum() - of_own
+
+    assert scale == pytest.approx(optimize.brentq(slope, 1, 200), rel=5e-6)
+    assert sum(passes) <= 2
 
 
 def test_bad_scores_and_scales_are_refused():

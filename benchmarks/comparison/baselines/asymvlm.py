@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_asymvlm import AsymVLMConfig
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.model.log_normalizers import vmf_log_normalizer
 from modeling_asymvlm.model.objective import Likelihood
 from modeling_asymvlm.model.text_head import ProbabilisticTextHead
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
+from .own_calibration import OwnCalibration
 from .protocol import Method, Predictions, by_blocks, matching_pairs
 
 
@@ -57,6 +58,7 @@ class AsymVLM(Method):
         sides (`tuple[str, ...]`, *optional*): which modalities are distributions; both for `"vmf"` alone.
         normalizer (`str`, *optional*): `"exact"`, `"paper"`, or `"none"` to leave G out.
         mask_same_image (`bool`, *optional*): whether other captions of an image are spared as negatives.
+        calibrated (`bool`, *optional*, defaults to `False`): whether the package's calibration says what it is worth.
         config: further arguments of `AsymVLMConfig`.
     """
 
@@ -66,6 +68,7 @@ class AsymVLM(Method):
         sides: tuple[str, ...] = ("text",),
         normalizer: str = "exact",
         mask_same_image: bool = True,
+        calibrated: bool = False,
         **config: Any,
     ):
         super().__init__()
@@ -74,6 +77,14 @@ class AsymVLM(Method):
             raise ValueError(f"Two sides need distribution 'vmf' and normalizer 'exact', got {config} {normalizer!r}.")
         head_config = AsymVLMConfig(projection_dim=dim, **config)
         self.heads = nn.ModuleDict({side: ProbabilisticTextHead(head_config) for side in sides})
+        self.config, self.calibrated = head_config, calibrated
+        self.calibration: OwnCalibration | None = None
+
+    def fit(self, splits: dict[str, EmbeddingSplit]) -> None:
+        if self.calibrated:
+            model = AsymVLMModel(self.config)
+            model.text_head.load_state_dict(self.heads["text"].state_dict())
+            self.calibration = OwnCalibration(model.eval(), splits)
 
     @property
     def logit_scale(self) -> torch.Tensor:
@@ -115,6 +126,8 @@ class AsymVLM(Method):
             if side in self.heads
         }
         uncertainty = {side: {"1/kappa": 1 / kappa} for side, kappa in concentration.items()}
+        if self.calibration is not None:
+            uncertainty["text"] |= self.calibration.of_texts(split.text_features[:])
         return Predictions(
             scores=by_blocks(lambda block: self.scores(block, images), (texts,), BLOCK_SIZE),
             logit_scale=self.logit_scale.item(),

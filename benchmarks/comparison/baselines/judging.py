@@ -4,6 +4,8 @@
 the first result; is it right? Both are judged by whether the first result is the query's own counterpart.
 """
 
+import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,11 @@ import torch
 
 from modeling_asymvlm.evaluation import (
     QueryPosteriors,
+    RetrievalPosterior,
     RetrievalRanks,
     bootstrap_intervals,
     confidence_intervals,
     confidence_metrics,
-    fit_logit_scale,
     graded,
     median_rank,
     oracle_metrics,
@@ -28,16 +30,20 @@ from modeling_asymvlm.evaluation import (
     risk_coverage_curve,
     selective_metrics,
     specificity_correlation,
+    uncertainty_metrics,
 )
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
+from .against_cosine import DIRECTIONS, NUM_BINS, corrected_figures, cosine_ranks, fitted_scale, of_cosine
+from .attempts import attempt, failed
+from .correction import CorrectionOfScores
 from .protocol import TRUE_AMBIGUITY, Predictions
 
 
-NUM_BINS = 10
+FEW_BINS = 5  # levels that hold enough queries where there are a few hundred
+TRENDS = ("spearman", "r_squared")
 NUM_RESAMPLES = 1000
 CURVE_POINTS = 200
-DIRECTIONS = ("text_to_image", "image_to_text")
 FITTED_POSTERIOR = "posterior, fitted scale"
 
 # Probability of each pair to belong together, text->image and image->text, where the data tell it.
@@ -50,13 +56,17 @@ def judge(
     validation_split: EmbeddingSplit,
     test_split: EmbeddingSplit,
     oracle: Oracle | None = None,
+    correction: CorrectionOfScores | None = None,
 ) -> dict[str, Any]:
     """
     All figures of a method as JSON-ready numbers. The scale of the posterior is fitted on the validation split, for
-    each direction by itself; of several uncertainties of a text, that of the lowest AURC there is the `headline`.
+    each direction by itself; of several uncertainties of a text, that of the lowest AURC there is the `headline`. What
+    the data do not allow stands as `{"error": message}` in its place.
 
     Returns:
-        `retrieval`; `headline`; `text_alone` and `given_gallery`, by confidence and direction; `scales`;
+        `retrieval`; `of_cosine`, the share of R@1 of the backbone's cosine that is kept and the paired difference to
+        it; `corrected`, the same and the posterior with the evidence correction, where there is one; `headline`;
+        `text_alone` and `given_gallery`, by confidence and direction; `scales`; `notes` on them;
         `rank_correlation` of each confidence with the true ambiguity and `specificity` with the captions' levels,
         where known; `curves` of risk and coverage, text->image; `intervals`, of 95 % by bootstrap over images;
         `oracle` where there is one: the figures expected over the pairings that the world allows, which leave out the
@@ -65,22 +75,38 @@ def judge(
     index = test_split.text_image_index
     ranks = rank_both_ways(test.scores, index)
     text_alone = {
-        name: _text_alone(ranks, test.text_uncertainty.get(name), test.image_uncertainty.get(name))
+        name: attempt(partial(_text_alone, ranks, test.text_uncertainty.get(name), test.image_uncertainty.get(name)))
         for name in dict.fromkeys([*test.text_uncertainty, *test.image_uncertainty])
     }
-    scales = {
-        direction: fit_logit_scale(validation.scores, validation_split.text_image_index, direction=direction)
-        for direction in DIRECTIONS
-    }
+    scales, notes = {}, []
+    for direction in DIRECTIONS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scales[direction] = attempt(partial(fitted_scale, validation, validation_split, direction))
+        notes += [f"{direction}, validation: {warning.message}" for warning in caught]
     given_gallery, per_text = _given_gallery(ranks, test, index, scales)
+    cosine = cosine_ranks(test_split)
     record = {
         "retrieval": {**recall_at_k(ranks), **median_rank(ranks)},
+        "of_cosine": of_cosine(ranks, cosine, index, NUM_RESAMPLES),
         "headline": _headline(validation, validation_split),
         "text_alone": text_alone,
         "given_gallery": given_gallery,
         "scales": {**scales, "own": test.logit_scale},
-        "intervals": _intervals(ranks, test, per_text[FITTED_POSTERIOR], index),
+        "notes": notes,
+        "intervals": _intervals(ranks, test, per_text.get(FITTED_POSTERIOR), index),
     }
+    if correction is not None:
+        record["corrected"] = attempt(
+            lambda: corrected_figures(
+                correction,
+                (validation, validation_split),
+                (test, test_split),
+                scales["text_to_image"],
+                cosine,
+                NUM_RESAMPLES,
+            )
+        )
     hit = ranks.text_to_image_rank == 0
     of_text = {**test.text_uncertainty, **per_text}
     record["curves"] = {name: _curve(values, hit) for name, values in of_text.items()}
@@ -118,7 +144,9 @@ def _headline(validation: Predictions, split: EmbeddingSplit) -> str | None:
 
 def _text_alone(ranks: RetrievalRanks, text: Any, image: Any) -> dict[str, Any]:
     if text is not None:
-        return retrieval_uncertainty_metrics(ranks, text, image, num_bins=NUM_BINS)
+        metrics = retrieval_uncertainty_metrics(ranks, text, image, num_bins=NUM_BINS)
+        metrics["text_to_image"] |= _few_levels(text, ranks.text_to_image_rank == 0)
+        return metrics
     image = np.asarray(image)
     by_image = ranks.image_to_text_rank == 0
     return {  # as the conventions of a method whose texts alone are uncertain, with the sides exchanged
@@ -130,7 +158,7 @@ def _text_alone(ranks: RetrievalRanks, text: Any, image: Any) -> dict[str, Any]:
 
 
 def _given_gallery(
-    ranks: RetrievalRanks, test: Predictions, index: torch.Tensor, scales: dict[str, float]
+    ranks: RetrievalRanks, test: Predictions, index: torch.Tensor, scales: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metrics by confidence and direction, and the uncertainty of each text by every confidence."""
     correct = {"text_to_image": ranks.text_to_image_rank == 0, "image_to_text": ranks.image_to_text_rank == 0}
@@ -138,8 +166,7 @@ def _given_gallery(
     per_text: dict[str, np.ndarray] = {}
 
     def add(name: str, direction: str, uncertainty: np.ndarray) -> None:
-        judged = confidence_metrics(uncertainty, correct[direction], num_bins=NUM_BINS)
-        metrics.setdefault(name, {})[direction] = judged
+        metrics.setdefault(name, {})[direction] = attempt(partial(_confidence, uncertainty, correct[direction]))
         if direction == "text_to_image":
             per_text[name] = uncertainty
 
@@ -147,21 +174,40 @@ def _given_gallery(
         for kind, scale in (("fitted", scales[direction]), ("own", test.logit_scale)):
             if scale is None:
                 continue
-            posterior = retrieval_posterior(test.scores, index, logit_scale=scale)
-            of_queries: QueryPosteriors = getattr(posterior, direction)
             name = f"posterior, {kind} scale"
-            metrics.setdefault(name, {})[direction] = posterior_metrics(posterior, ranks, num_bins=NUM_BINS)[direction]
-            if direction == "text_to_image":
-                per_text[name] = 1 - of_queries.top_probability
-            add(f"entropy, {kind} scale", direction, of_queries.entropy)
-            if kind == "fitted":
-                add("top-1 score", direction, -of_queries.top_score)
-                add("top-1/top-2 margin", direction, -of_queries.score_margin)
+            if failed(scale):
+                for confidence in (name, f"entropy, {kind} scale"):
+                    metrics.setdefault(confidence, {})[direction] = scale
+            else:
+                posterior = retrieval_posterior(test.scores, index, logit_scale=scale)
+                of_queries: QueryPosteriors = getattr(posterior, direction)
+                metrics.setdefault(name, {})[direction] = attempt(partial(_of_posterior, posterior, ranks, direction))
+                if direction == "text_to_image":
+                    per_text[name] = 1 - of_queries.top_probability
+                add(f"entropy, {kind} scale", direction, of_queries.entropy)
+        of_queries = getattr(retrieval_posterior(test.scores, index, logit_scale=1.0), direction)
+        add("top-1 score", direction, -of_queries.top_score)
+        add("top-1/top-2 margin", direction, -of_queries.score_margin)
     return metrics, per_text
 
 
+def _of_posterior(posterior: RetrievalPosterior, ranks: RetrievalRanks, direction: str) -> dict[str, Any]:
+    uncertainty = 1 - getattr(posterior, direction).top_probability
+    metrics = posterior_metrics(posterior, ranks, num_bins=NUM_BINS)[direction]
+    return metrics | _few_levels(uncertainty, getattr(ranks, f"{direction}_rank") == 0)
+
+
+def _confidence(uncertainty: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    return confidence_metrics(uncertainty, correct, num_bins=NUM_BINS) | _few_levels(uncertainty, correct)
+
+
+def _few_levels(uncertainty: Any, correct: np.ndarray) -> dict[str, float]:
+    metrics = uncertainty_metrics(uncertainty, correct, num_bins=FEW_BINS)
+    return {f"{name}_few": metrics[name] for name in TRENDS}
+
+
 def _intervals(
-    ranks: RetrievalRanks, test: Predictions, posterior: np.ndarray, index: torch.Tensor
+    ranks: RetrievalRanks, test: Predictions, posterior: np.ndarray | None, index: torch.Tensor
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Bootstrap over images of what the tables show: by confidence, convention and figure."""
     images = np.asarray(index)
@@ -171,8 +217,9 @@ def _intervals(
             "text_to_image": _recall_interval(hit, images),
             "image_to_text": _recall_interval(answered, None),
         },
-        FITTED_POSTERIOR: {"text_to_image": _confidence_intervals(posterior, hit, images)},
     }
+    if posterior is not None:
+        intervals[FITTED_POSTERIOR] = {"text_to_image": _confidence_intervals(posterior, hit, images)}
     for name, values in test.text_uncertainty.items():
         text = np.asarray(values)
         intervals[name] = {
@@ -189,11 +236,9 @@ def _recall_interval(hit: np.ndarray, clusters: np.ndarray | None) -> dict[str, 
     return {"recall": bootstrap_intervals(np.mean, hit, clusters=clusters, num_resamples=NUM_RESAMPLES)}
 
 
-def _confidence_intervals(
-    uncertainty: np.ndarray, correct: np.ndarray, clusters: np.ndarray | None
-) -> dict[str, list[float]]:
+def _confidence_intervals(uncertainty: np.ndarray, correct: np.ndarray, clusters: np.ndarray | None) -> dict[str, Any]:
     options = {"clusters": clusters, "num_bins": NUM_BINS, "num_resamples": NUM_RESAMPLES}
-    return confidence_intervals(uncertainty, correct, **options)  # type: ignore[arg-type]
+    return attempt(partial(confidence_intervals, uncertainty, correct, **options))
 
 
 def _curve(uncertainty: Any, correct: np.ndarray) -> dict[str, list[float]]:

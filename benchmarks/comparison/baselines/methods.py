@@ -10,6 +10,7 @@ from modeling_asymvlm.training.schedule import DEFAULT_EPOCHS
 
 from .asymvlm import AsymVLM
 from .cosine import Cosine
+from .nnn import NearestNeighborNormalization
 from .pcmepp import PCMEPlusPlus
 from .pfe import PFE
 from .probvlm import ProbVLM
@@ -69,12 +70,13 @@ def _asymvlm(label: str, distribution: str, **settings: Any) -> Entry:
 
 def _setting(label: str, distribution: str, setting: Setting) -> Entry:
     head, arguments = setting
-    settings = {"distribution": distribution, **head}
+    settings = {"distribution": distribution, "calibrated": True, **head}
     return Entry(label, AsymVLM, settings, _training(arguments), drawn=distribution == PS)
 
 
 METHODS: dict[str, Entry] = {
     "cosine": Entry("cosine of the backbone", Cosine),
+    "nnn": Entry("cosine, NNN", NearestNeighborNormalization, drawn=False),
     "pfe": Entry("PFE", PFE, {}, Training(3e-3, weight_decay=1e-4)),
     "pcmepp": Entry("PCME++", PCMEPlusPlus, {}, Training(5e-4, weight_decay=1e-4)),
     "pcmepp-no-pseudo": Entry(
@@ -87,8 +89,8 @@ METHODS: dict[str, Entry] = {
     "probvlm": Entry("ProbVLM", ProbVLM, {}, Training(3e-3)),
     "vmf": _asymvlm("AsymVLM vMF", VMF),
     "ps": _asymvlm("AsymVLM PS", PS),
-    "vmf-small-data": _setting("AsymVLM vMF, for small data", VMF, recipe("default")),
-    "ps-small-data": _setting("AsymVLM PS, for small data", PS, recipe("default")),
+    "vmf-small-data": _setting("AsymVLM vMF, default", VMF, recipe("default")),
+    "ps-small-data": _setting("AsymVLM PS, default", PS, recipe("default")),
     "vmf-input-dropout": _setting("AsymVLM vMF, input dropout", VMF, EVERY_SPECIFICITY),
     "ps-input-dropout": _setting("AsymVLM PS, input dropout", PS, EVERY_SPECIFICITY),
     "vmf-both-sides": _asymvlm("vMF, both sides", VMF, sides=("text", "image")),

@@ -3,7 +3,8 @@
 The mean is the frozen embedding. The closed-form sampled distance ‖mu_1 - mu_2‖² + tr(Sigma_1 + Sigma_2), with a
 learned scale and shift, both from 5, is the logit of a match, trained by binary cross-entropy; to it come the same on
 pseudo-positives, weighted 0.1, and the bottleneck term, weighted 1e-4. The log-variance starts at -4, as in the public
-code. Uncertainty: trace of the covariance.
+code. Captions of one image match it alike; a pseudo-positive scores no lower than the first of them in the batch, as
+in the public code. Uncertainty: trace of the covariance.
 """
 
 import torch
@@ -32,8 +33,9 @@ def closed_form_sampled_distance(
 
 
 def with_pseudo_positives(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Marks as matches also the candidates that a row scores no lower than its own on the diagonal."""
-    return matches | (logits >= logits.diagonal()[:, None])
+    """Marks as matches also the candidates that a row scores no lower than the first of its matches."""
+    first = matches.byte().argmax(dim=1, keepdim=True)
+    return matches | (logits >= logits.gather(1, first))
 
 
 class PCMEPlusPlus(Method):
@@ -61,7 +63,8 @@ class PCMEPlusPlus(Method):
         image_to_text = with_pseudo_positives(logits.detach().T, matches.T).T
         # Two losses of the matches and two of the pseudo-positives, in one: cross-entropy is linear in its target.
         weight = self.pseudo_positive_weight
-        target = (2 * matches.float() + weight * (text_to_image.float() + image_to_text.float())) / (2 + 2 * weight)
+        matched, *pseudo = (each.to(logits.dtype) for each in (matches, text_to_image, image_to_text))
+        target = (2 * matched + weight * sum(pseudo)) / (2 + 2 * weight)
         loss = (2 + 2 * weight) * F.binary_cross_entropy_with_logits(logits, target)
         bottleneck = divergence_from_standard_normal(text_mean, text_log_variance)
         bottleneck = bottleneck + divergence_from_standard_normal(image_mean, image_log_variance)

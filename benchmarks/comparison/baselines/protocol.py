@@ -1,6 +1,6 @@
 """What every method of the comparison gives: scores of all pairs, and uncertainties that need no gallery."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,9 @@ class Predictions:
 class Method(nn.Module):
     """A method of the comparison: a loss to train by, unless it is free of training, and its predictions."""
 
+    def fit(self, splits: dict[str, EmbeddingSplit]) -> None:
+        """Takes from `train` and `validation` what it needs besides trained weights, which it has by then."""
+
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Loss of a batch of matching pairs, as `FeaturePairs` gives it: a scalar."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to train.")
@@ -55,6 +58,18 @@ def by_blocks(function: Any, texts: tuple[torch.Tensor, ...], block_size: int) -
     """The rows of `function(*block)` over blocks of texts, gathered on the CPU: memory stays that of a block."""
     blocks = zip(*(tensor.split(block_size) for tensor in texts), strict=True)
     return torch.cat([function(*block).cpu() for block in blocks])
+
+
+def scores_with_images(method: Method, text_features: torch.Tensor, split: EmbeddingSplit) -> torch.Tensor:
+    """The scores of a method for other texts, of raw features `(texts, dim)`, with the images of a split."""
+    texts = replace(
+        split,
+        captions=[""] * len(text_features),
+        text_features=text_features,
+        text_image_index=torch.zeros(len(text_features), dtype=torch.long),
+        columns={},
+    )
+    return method.predict(texts).scores
 
 
 def matching_pairs(image_ids: torch.Tensor) -> torch.Tensor:
