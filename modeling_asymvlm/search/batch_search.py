@@ -11,8 +11,15 @@ import torch
 
 from .certified_top_k import Proposals, certified_top_k
 from .faiss_access import matrix_products
-from .gallery_scan import scan_gallery
+from .gallery_scan import GalleryScan, Tile, scan_gallery
 from .index_storage import Embeddings, FlatIndex
+
+
+class Confidences(NamedTuple):
+    """What a calibration says of a batch, float64 of shape `(batch,)`; see [`~index_search.SearchResults`]."""
+
+    confidence: np.ndarray | None = None
+    presence: np.ndarray | None = None
 
 
 class ScoredIndex(FlatIndex):
@@ -26,6 +33,11 @@ class ScoredIndex(FlatIndex):
         """Inverse temperature of the posterior: it is the softmax of this times the score."""
         return self.logit_scale
 
+    @property
+    def num_closest(self) -> int:
+        """How many images of largest cosine [`_confidences`] takes of a scan of all rows."""
+        return 0
+
     @abstractmethod
     def _prepare(self, queries: Embeddings) -> torch.Tensor:
         """Checked queries in float64, `(queries, dim)`."""
@@ -37,7 +49,7 @@ class ScoredIndex(FlatIndex):
         """float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys."""
 
     @abstractmethod
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
         """What [`scan_gallery`] takes."""
 
     @abstractmethod
@@ -56,9 +68,18 @@ class ScoredIndex(FlatIndex):
     def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
         """1 / kappa for the rows `(q, c)` of all queries of the batch."""
 
+    def _confidences(
+        self, batch: torch.Tensor, log_posterior: np.ndarray, closest: torch.Tensor, prior: float
+    ) -> Confidences:
+        """
+        Of the results `(batch, k)` of a batch, with the images of largest cosine `(batch, num_closest)` that a scan
+        found; none without a calibration.
+        """
+        return Confidences()
+
     @abstractmethod
-    def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
-        """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
+    def _scan(self, batch: torch.Tensor, num_closest: int = 0) -> GalleryScan:
+        """The sums of the posterior over the whole index, without a list of rows."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +93,7 @@ class SearchPlan:
         method (`str`): `"bound"` or `"scan"`.
         posterior (`bool`): whether the results' probabilities are wanted.
         approximate (`faiss.Index`, *optional*): where candidates come from, without a proof.
+        prior (`float`): how often the answer is in the gallery.
     """
 
     k: int
@@ -79,15 +101,17 @@ class SearchPlan:
     method: str
     posterior: bool
     approximate: faiss.Index | None
+    prior: float
 
 
 class BatchResults(NamedTuple):
-    """The best rows of each query of a batch, all of shape `(batch, k)`; see [`~index_search.SearchResults`]."""
+    """The best rows of each query of a batch, of shape `(batch, k)`; see [`~index_search.SearchResults`]."""
 
     rows: np.ndarray
     scores: np.ndarray
     uncertainty: np.ndarray
     log_posterior: np.ndarray | None
+    confidences: Confidences
 
 
 @dataclass
@@ -99,24 +123,26 @@ class BatchSearch:
         index (`ScoredIndex`): what is searched.
         batch (`torch.DoubleTensor` of shape `(batch, dim)`): prepared queries.
         plan (`SearchPlan`): what is asked.
-        log_sums (`torch.DoubleTensor` of shape `(batch,)`, *optional*): what a scan of all rows found by the way.
+        scan (`GalleryScan`, *optional*): that of all rows for all queries, where it was made by the way.
     """
 
     index: ScoredIndex
     batch: torch.Tensor
     plan: SearchPlan
-    log_sums: torch.Tensor | None = field(default=None, init=False)
+    scan: GalleryScan | None = field(default=None, init=False)
 
     def results(self) -> BatchResults:
         """Candidates, widened until their exact keys are proven to hold the best ones, with scores and posteriors."""
         index, batch = self.index, self.batch
         rows, keys = certified_top_k(len(batch), self.plan.gallery, self.plan.k, self._proposals, self._exact_keys)
         scores = index._scores(batch, np.arange(len(batch)), keys)
-        log_posterior = None
-        if self.plan.posterior:
-            log_sums = index._log_sums(batch) if self.log_sums is None else self.log_sums
-            log_posterior = index.posterior_scale * scores - log_sums.numpy()[:, None]
-        return BatchResults(rows, scores, index._uncertainty(batch, rows), log_posterior)
+        uncertainty = index._uncertainty(batch, rows)
+        if not self.plan.posterior:
+            return BatchResults(rows, scores, uncertainty, None, Confidences())
+        scan = index._scan(batch, index.num_closest) if self.scan is None else self.scan
+        log_posterior = index.posterior_scale * scores - scan.log_sums.numpy()[:, None]
+        confidences = index._confidences(batch, log_posterior, scan.closest, self.plan.prior)
+        return BatchResults(rows, scores, uncertainty, log_posterior, confidences)
 
     def _proposals(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
         """See [`~certified_top_k.Propose`]."""
@@ -130,7 +156,7 @@ class BatchSearch:
 
     def _by_scan(self, numbers: np.ndarray, count: int) -> Proposals:
         """The first scan is of all queries, and gives the sums of the posterior in the same pass."""
-        takes_sums = self.plan.posterior and self.log_sums is None
+        takes_sums = self.plan.posterior and self.scan is None
         found = scan_gallery(
             self.index._tiles(self.batch[numbers]),
             len(numbers),
@@ -138,9 +164,10 @@ class BatchSearch:
             count=count,
             logit_scale=self.index.posterior_scale if takes_sums else None,
             allowed=self._allowed(),
+            num_closest=self.index.num_closest if takes_sums else 0,
         )
         if takes_sums:
-            self.log_sums = found.log_sums
+            self.scan = found
         return Proposals(
             found.rows.numpy(), self.index._scan_bounds(self.batch[numbers], found.keys.double().numpy().min(axis=1))
         )

@@ -12,12 +12,14 @@ with equality where mu'z = c0 (see [`power_spherical_bound`], where the rounding
 evidence is that which the index keeps, in float32; keys are exact for it.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..calibration.calibration import Calibration
 from ..calibration.evidence import EvidenceCorrection
 from ..model.objective import Likelihood
 from .power_spherical_bound import MIN_TANGENT, UNIT_ROUNDOFF, relative_rounding
@@ -26,6 +28,18 @@ from .power_spherical_bound import MIN_TANGENT, UNIT_ROUNDOFF, relative_rounding
 # Where a cosine is below this, a score is bounded by that of this cosine, instead of by its rounding.
 LOW_COSINE = -0.5
 ROUNDED_OPERATIONS = 16
+
+
+def check_settings(calibration: Calibration, law: Likelihood, logit_scale: float) -> None:
+    """Raises `ValueError` if an index of this likelihood and temperature is not one of the calibration's head."""
+    head = calibration.model
+    wanted, tau = head.config.law, head.logit_scale.item()
+    if law != wanted or not math.isclose(logit_scale, tau, rel_tol=1e-6):
+        raise ValueError(
+            f"The index has distribution={law.distribution!r}, normalizer={law.normalizer!r} and "
+            f"logit_scale={logit_scale:.7g}, but the calibration is of a head with {wanted.distribution!r}, "
+            f"{wanted.normalizer!r} and {tau:.7g}: pass those, or build the index with from_split."
+        )
 
 
 @dataclass(frozen=True)

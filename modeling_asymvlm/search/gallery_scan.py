@@ -9,6 +9,21 @@ import torch
 ROWS_IN_TILE = 8192  # with 256 queries, 8 MiB of scores at a time
 
 
+class Tile(NamedTuple):
+    """
+    A tile of a gallery, all float32 of shape `(num_queries, rows)`.
+
+    Attributes:
+        keys (`torch.FloatTensor`): what ranks the rows.
+        scores (`torch.FloatTensor`): their scores; may be the same tensor.
+        cosines (`torch.FloatTensor`, *optional*): with the mean directions of texts.
+    """
+
+    keys: torch.Tensor
+    scores: torch.Tensor
+    cosines: torch.Tensor | None = None
+
+
 class GalleryScan(NamedTuple):
     """
     What a scan found.
@@ -18,47 +33,59 @@ class GalleryScan(NamedTuple):
         keys (`torch.FloatTensor` of shape `(num_queries, count)`): their keys.
         log_sums (`torch.DoubleTensor` of shape `(num_queries,)`):
             `ln sum exp(tau score)` over all rows; -inf where it was not asked for.
+        closest (`torch.LongTensor` of shape `(num_queries, num_closest)`): rows of largest float32 cosine.
     """
 
     rows: torch.Tensor
     keys: torch.Tensor
     log_sums: torch.Tensor
+    closest: torch.Tensor
 
 
 def scan_gallery(
-    tile: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
+    tile: Callable[[int, int], Tile],
     num_queries: int,
     num_rows: int,
     *,
     count: int,
     logit_scale: float | None = None,
     allowed: torch.Tensor | None = None,
+    num_closest: int = 0,
 ) -> GalleryScan:
     """
     Scans all rows once.
 
     Args:
-        tile (`Callable`): `(start, stop)` of gallery rows to the keys that rank them and their scores, each float32 of
-            shape `(num_queries, stop - start)`; they may be one tensor.
+        tile (`Callable`): `(start, stop)` of gallery rows to their [`Tile`].
         num_queries, num_rows (`int`): sizes.
         count (`int`): how many rows to list per query; at most `num_rows`, or the number of allowed ones.
         logit_scale (`float`, *optional*): tau; without it no log-sum-exp is taken.
         allowed (`torch.BoolTensor` of shape `(num_rows,)`, *optional*): the rows that may be listed. All rows take
             part in the log-sum-exp.
+        num_closest (`int`, *optional*, defaults to 0):
+            How many rows of largest cosine to find, of all rows, in tiles that have them.
     """
-    top_keys = torch.full((num_queries, count), -torch.inf)
-    top_rows = torch.zeros((num_queries, count), dtype=torch.int64)
+    top_keys, top_rows = _nothing(num_queries, count)
+    top_cosines, closest = _nothing(num_queries, num_closest)
     log_sums = torch.full((num_queries,), -torch.inf, dtype=torch.float64)
     for start in range(0, num_rows, ROWS_IN_TILE):
         stop = min(start + ROWS_IN_TILE, num_rows)
-        keys, scores = tile(start, stop)
+        keys, scores, cosines = tile(start, stop)
         if logit_scale is not None:
             log_sums = torch.logaddexp(log_sums, torch.logsumexp(logit_scale * scores, dim=1).double())
         if allowed is not None:
             keys = keys.masked_fill(~allowed[start:stop], -torch.inf)
         if count:
             top_keys, top_rows = _merge(top_keys, top_rows, keys, start)
-    return GalleryScan(top_rows, top_keys, log_sums)
+        if num_closest and cosines is not None:
+            top_cosines, closest = _merge(top_cosines, closest, cosines, start)
+    return GalleryScan(top_rows, top_keys, log_sums, closest)
+
+
+def _nothing(num_queries: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and rows to merge others with."""
+    shape = (num_queries, count)
+    return torch.full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
 
 
 def _merge(

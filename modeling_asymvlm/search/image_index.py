@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,14 +13,17 @@ from ..calibration.calibration import Calibration
 from ..calibration.evidence import EvidenceCorrection
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
-from .corrected_scores import CorrectedScores
+from .batch_search import Confidences
+from .corrected_scores import CorrectedScores, check_settings
+from .gallery_scan import Tile
+from .gallery_summary import GallerySummary
 from .index_search import SearchableIndex
 from .index_storage import Embeddings
 from .power_spherical_bound import relative_rounding
 
 
 SAMPLE_SIZE = 4096  # images that tell where the tangents of a first search touch
-ROWS_PER_PRODUCT = 16_384
+CLOSEST_IMAGES = 4  # by cosine, of which two are wanted
 
 
 class ImageIndex(SearchableIndex):
@@ -40,10 +44,13 @@ class ImageIndex(SearchableIndex):
         distribution (`str`): `"vmf"`, `"power_spherical"` or `"deterministic"`.
         normalizer (`str`, *optional*, defaults to `"exact"`): `"exact"` or `"paper"`.
         logit_scale (`float`, *optional*, defaults to 1.0): temperature tau of the posterior.
-        calibration (`Calibration`, *optional*): of the model's head.
+        calibration (`Calibration`, *optional*): of a head with this distribution and temperature.
     """
 
     kind = "image"
+    correction: EvidenceCorrection | None = None
+    calibration_identity: str | None = None
+    _corrected: CorrectedScores | None = None
 
     def __init__(
         self,
@@ -54,16 +61,19 @@ class ImageIndex(SearchableIndex):
         logit_scale: float = 1.0,
         calibration: Calibration | None = None,
     ):
-        self.calibration = calibration
-        self._set_correction(
-            None if calibration is None else calibration.correction,
-            None if calibration is None else calibration.identity,
-        )
         super().__init__(dim, distribution=distribution, normalizer=normalizer, logit_scale=logit_scale)
+        self.calibration = calibration
+        if calibration is not None:
+            check_settings(calibration, self.law, self.logit_scale)
+            self.model_fingerprint = calibration.head
+            self._correct(calibration.correction, calibration.identity)
 
-    def _set_correction(self, correction: EvidenceCorrection | None, identity: str | None) -> None:
+    def _correct(self, correction: EvidenceCorrection, identity: str) -> None:
+        """Makes an index that is empty one of corrected scores."""
         self.correction, self.calibration_identity = correction, identity
-        self._moments_of: tuple[int, torch.Tensor, torch.Tensor] | None = None
+        self._corrected = CorrectedScores(self.law, self.logit_scale, correction)
+        self._set_summary(GallerySummary.empty(self.dim))
+        self._faiss = faiss.IndexFlatIP(self.dim + self._extra_columns())
 
     @classmethod
     def from_split(
@@ -111,11 +121,7 @@ class ImageIndex(SearchableIndex):
         """
         index = super().load(path, model=model, splits=splits, memory_map=memory_map)
         if calibration is not None and calibration.identity != index.calibration_identity:
-            made = (
-                "with another calibration"
-                if index.calibration_identity
-                else "without one, not with another calibration"
-            )
+            made = "with another calibration" if index.calibration_identity else "without a calibration"
             raise ValueError(f"The index at {str(path)!r} was made {made}: build it again with this one.")
         index.calibration = calibration
         return index
@@ -123,21 +129,10 @@ class ImageIndex(SearchableIndex):
     @classmethod
     def _from_settings(cls, manifest: dict[str, Any]) -> Self:
         index = super()._from_settings(manifest)
-        if manifest.get("calibration") is None:
-            return index
-        corrected = cls.__new__(cls)
-        corrected.calibration = None
-        corrected._set_correction(
-            EvidenceCorrection(float(manifest["sigma"]), float(manifest["beta"])), str(manifest["calibration"])
-        )
-        SearchableIndex.__init__(
-            corrected,
-            index.dim,
-            distribution=index.law.distribution,
-            normalizer=index.law.normalizer,
-            logit_scale=index.logit_scale,
-        )
-        return corrected
+        if manifest.get("calibration") is not None:
+            correction = EvidenceCorrection(float(manifest["sigma"]), float(manifest["beta"]))
+            index._correct(correction, str(manifest["calibration"]))
+        return index
 
     def _more_settings(self) -> dict[str, Any]:
         if self.correction is None:
@@ -179,7 +174,10 @@ class ImageIndex(SearchableIndex):
                     "calibration=."
                 )
             vectors = torch.cat([vectors, self.calibration.evidence(vectors)[:, None].float()], dim=1)
+            summary = self._summary.plus(vectors.numpy())
         self._append(vectors.numpy(), labels)
+        if self.correction is not None:
+            self._set_summary(summary)
 
     def query_vectors(self, text_embeds: Embeddings) -> np.ndarray:
         """
@@ -203,23 +201,24 @@ class ImageIndex(SearchableIndex):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_image_features(image_features=features).pooler_output
 
+    def _truncate(self, num_rows: int) -> None:
+        if self.correction is not None:
+            self._set_summary(self._summary.minus(self._writable_vectors()[num_rows : self._summary.num_images]))
+        super()._truncate(num_rows)
+
     def _parameters(self) -> dict[str, np.ndarray]:
-        return {}
+        return {} if self.correction is None else self._summary.to_parameters()
 
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
-        """Nothing is kept beside the vectors."""
+        if self.correction is not None:
+            self._set_summary(GallerySummary.from_parameters(len(self), self.dim, parameters))
+
+    def _set_summary(self, summary: GallerySummary) -> None:
+        self._summary = summary
+        self._sample: torch.Tensor | None = None
 
     def _prepare(self, queries: Embeddings) -> torch.Tensor:
         return self._checked(queries, "text_embeds")
-
-    @property
-    def _corrected(self) -> CorrectedScores | None:
-        if self.correction is None:
-            return None
-        return CorrectedScores(self.law, self.logit_scale, self.correction)
-
-    def _largest_evidence(self) -> float:
-        return float(np.abs(self._writable_vectors()[:, -1]).max(initial=0.0))
 
     def _faiss_queries(
         self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
@@ -227,50 +226,51 @@ class ImageIndex(SearchableIndex):
         texts = batch[queries]
         if self._corrected is None:
             return F.normalize(texts, dim=-1).float(), relative_rounding(self.dim)
-        if best is None:
-            tangents = self._typical_best_cosines(texts)
+        if self.law.is_linear:
+            tangents = torch.zeros(len(texts), dtype=torch.float64)  # a linear score needs none
+        elif best is None:
+            tangents = self._typical_best_cosines(self._corrected, texts)
         else:
-            tangents = torch.from_numpy(
-                self._inner_products(F.normalize(texts, dim=-1), best[:, None], normalize=True)[:, 0]
-            )
-        return self._corrected.query_vectors(texts, tangents, self._largest_evidence())
+            cosines = self._inner_products(F.normalize(texts, dim=-1), best[:, None], normalize=True)
+            tangents = torch.from_numpy(cosines[:, 0])
+        return self._corrected.query_vectors(texts, tangents, self._summary.largest_evidence)
 
-    def _typical_best_cosines(self, texts: torch.Tensor) -> torch.Tensor:
+    def _typical_best_cosines(self, corrected: CorrectedScores, texts: torch.Tensor) -> torch.Tensor:
         """Cosines, float64, of the best images of a sample."""
-        assert self._corrected is not None
-        vectors = self._writable_vectors()
-        sample = torch.from_numpy(vectors[:: max(1, len(vectors) // SAMPLE_SIZE)].copy())
-        cosines = F.normalize(texts, dim=-1).float() @ sample[:, : self.dim].T
-        best = self._corrected.of_cosines(cosines, texts, sample[:, -1]).argmax(dim=1, keepdim=True)
+        if self._sample is None:
+            self._sample = torch.from_numpy(self._writable_vectors()[:: max(1, len(self) // SAMPLE_SIZE)].copy())
+        cosines = F.normalize(texts, dim=-1).float() @ self._sample[:, : self.dim].T
+        best = corrected.of_cosines(cosines, texts, self._sample[:, -1]).argmax(dim=1, keepdim=True)
         return cosines.gather(1, best)[:, 0].double()
 
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
         vectors = torch.from_numpy(self._writable_vectors())
         directions = F.normalize(batch, dim=-1).float()
         corrected = self._corrected
         if corrected is not None:
 
-            def corrected_tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+            def corrected_tile(start: int, stop: int) -> Tile:
                 rows = vectors[start:stop]
-                scores = corrected.of_cosines(directions @ rows[:, : self.dim].T, batch, rows[:, -1])
-                return scores, scores
+                cosines = directions @ rows[:, : self.dim].T
+                scores = corrected.of_cosines(cosines, batch, rows[:, -1])
+                return Tile(scores, scores, cosines)
 
             return corrected_tile
         concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True)
         log_normalizers = self._log_normalizers(concentration).float()
         concentration = concentration.float()
 
-        def tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def tile(start: int, stop: int) -> Tile:
             cosines = directions @ vectors[start:stop].T
-            return cosines, self._likelihood(cosines, concentration, log_normalizers)
+            return Tile(cosines, self._likelihood(cosines, concentration, log_normalizers))
 
         return tile
 
     def _scan_bounds(self, queries: torch.Tensor, smallest_keys: np.ndarray) -> np.ndarray:
         if self._corrected is None:
             return smallest_keys + relative_rounding(self.dim)
-        lowest = float(self._writable_vectors()[:, -1].min(initial=0.0))
-        return self._corrected.scan_bounds(smallest_keys, queries, lowest, self._largest_evidence())
+        extent = self._summary.lowest_evidence, self._summary.largest_evidence
+        return self._corrected.scan_bounds(smallest_keys, queries, *extent)
 
     def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         cosines = self._inner_products(F.normalize(batch[queries], dim=-1), rows, normalize=True)
@@ -290,37 +290,25 @@ class ImageIndex(SearchableIndex):
         concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True).numpy()
         return np.broadcast_to(self._uncertainty_of(concentration), rows.shape)
 
-    def _confidences(
-        self, prepared: torch.Tensor, log_posterior: np.ndarray | None, prior: float
-    ) -> dict[str, np.ndarray | None]:
-        if self.calibration is None:
-            return {}
-        found: dict[str, np.ndarray | None] = {"confidence": None, "presence": None}
-        if log_posterior is not None:
-            found["confidence"] = self.calibration.result_confidence(log_posterior[:, 0])
-        if len(self) > 1:
-            directions = F.normalize(prepared, dim=-1)
-            queries = torch.cat([directions.float(), torch.zeros(len(prepared), 1)], dim=1)
-            top_two = self._faiss.search(queries.numpy(), 2)[0]
-            mean, second = self._moments()
-            average = directions @ mean
-            deviation = ((directions @ second * directions).sum(dim=1) - average.square()).clamp(min=0).sqrt()
-            found["presence"] = self.calibration.presence(
-                prepared, top_two[:, 0], top_two[:, 1], average, deviation, len(self), prior
-            )
-        return found
+    @property
+    def num_closest(self) -> int:
+        """Presence goes by the two highest cosines; a few more images tell them in spite of float32's rounding."""
+        return 0 if self.calibration is None or len(self) < 2 else min(CLOSEST_IMAGES, len(self))
 
-    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean `(dim,)` and second moment `(dim, dim)` of the unit vectors, float64, kept until the index grows."""
-        if self._moments_of is None or self._moments_of[0] != len(self):
-            vectors = torch.from_numpy(self._writable_vectors())
-            total, squares = (
-                torch.zeros(self.dim, dtype=torch.float64),
-                torch.zeros(2 * (self.dim,), dtype=torch.float64),
-            )
-            for rows in vectors.split(ROWS_PER_PRODUCT):
-                units = rows[:, : self.dim].double()
-                total += units.sum(dim=0)
-                squares += units.T @ units
-            self._moments_of = len(self), total / len(vectors), squares / len(vectors)
-        return self._moments_of[1:]
+    def _confidences(
+        self, batch: torch.Tensor, log_posterior: np.ndarray, closest: torch.Tensor, prior: float
+    ) -> Confidences:
+        """
+        The two highest cosines are those of the closest images in float64. An image that is not among these, as where
+        many are alike, exceeds them by no more than twice the worst rounding of a float32 cosine.
+        """
+        if self.calibration is None:
+            return Confidences()
+        confidence = self.calibration.result_confidence(log_posterior[:, 0])
+        if closest.shape[1] < 2:
+            return Confidences(confidence)
+        directions = F.normalize(batch, dim=-1)
+        cosines = -np.sort(-self._inner_products(directions, closest.numpy(), normalize=True), axis=1)
+        moments = self._summary.mean_and_deviation(directions)
+        presence = self.calibration.presence(batch, cosines[:, 0], cosines[:, 1], *moments, len(self), prior)
+        return Confidences(confidence, presence)

@@ -3,11 +3,13 @@
 index.json              kind, distribution, temperature, sizes, fingerprints of the model's head and of the splits
 vectors.faiss           the flat FAISS index, which any program with FAISS reads
 labels.arrow            captions or image ids, one a row, as an Arrow file
-parameters.safetensors  concentration and log_normalizer of every text, float64 (text indexes alone)
+parameters.safetensors  float64: concentration and log_normalizer of every text; or, of images with a calibration, the
+                        moments of their vectors and the range of their evidence
 """
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +35,12 @@ class SavedIndex(NamedTuple):
     What the folder of an index holds.
 
     Attributes:
-        manifest (`dict`): `kind`, and what [`ENTRIES`] names.
+        manifest (`dict`):
+            `kind`, and what [`ENTRIES`] names; of images with a calibration also `calibration`, its identity, and
+            `sigma` and `beta`.
         vectors (`faiss.IndexFlatIP`): one a row.
         labels (`pa.ChunkedArray`): captions or image ids, one a row.
-        parameters (`dict[str, np.ndarray]`): float64, of every row; empty for images.
+        parameters (`dict[str, np.ndarray]`): float64, of every text, or of all images.
     """
 
     manifest: dict[str, Any]
@@ -97,6 +101,10 @@ def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
     try:
         manifest = read_json(path / MANIFEST)
         found, *_ = (manifest["format"], manifest["kind"]), *(manifest[entry] for entry in ENTRIES)
+        if manifest.get("calibration") is not None:
+            sigma, beta = float(manifest["sigma"]), float(manifest["beta"])
+            if not (0 < sigma < math.inf and 0 <= beta < math.inf):
+                raise ValueError(f"sigma is {sigma} and beta {beta}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error
     if found != (FORMAT, kind):
@@ -109,14 +117,16 @@ def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
         vectors = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
         with pa.memory_map(str(path / LABELS)) as file:
             labels = pa.ipc.open_file(file).read_all()["label"]
-        parameters = load_file(path / PARAMETERS) if kind == "text" else {}
+        has_parameters = kind == "text" or manifest.get("calibration") is not None
+        parameters = load_file(path / PARAMETERS) if has_parameters else {}
     except (OSError, RuntimeError, KeyError, pa.ArrowInvalid, SafetensorError) as error:
         raise ValueError(
             f"The index at {str(path)!r} is incomplete or damaged ({error}): build and save it again."
         ) from error
     if not isinstance(vectors, faiss.IndexFlatIP):
         raise ValueError(f"{path / VECTORS} is no flat index of inner products: build and save the index again.")
-    sizes = {int(vectors.ntotal), len(labels), *map(len, parameters.values()), manifest["num_rows"]}
+    of_rows = parameters.values() if kind == "text" else ()
+    sizes = {int(vectors.ntotal), len(labels), *map(len, of_rows), manifest["num_rows"]}
     if len(sizes) > 1:
         raise ValueError(
             f"The files of the index at {str(path)!r} have {sorted(sizes)} rows, so that they do not belong together: "

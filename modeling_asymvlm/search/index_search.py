@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .batch_search import BatchSearch, ScoredIndex, SearchPlan
-from .gallery_scan import scan_gallery
+from .gallery_scan import GalleryScan, scan_gallery
 from .index_storage import Embeddings
 
 
@@ -31,18 +31,20 @@ class SearchResults:
         labels (`list[list[str]]`, `queries` times `k`): their captions or image ids.
         scores (float64, shape `(queries, k)`):
             Log-likelihood ratios in nats against the uniform density, 0 being "no better than uniform"; cosines for
-            `distribution="deterministic"`.
+            `distribution="deterministic"`. Of an image index with a calibration, the corrected scores, in nats.
         log_posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
-            Logarithm of the probability of each result among the whole index, softmax of tau times the score.
+            Logarithm of the probability of each result among the whole index, softmax of tau times the score, or of
+            the corrected score alone.
         uncertainty (float64, shape `(queries, k)`):
             1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
             kappa = 0 and NaN for `distribution="deterministic"`.
         exact (`bool`): whether these are proven to be the best, or come from an approximate index.
         confidence (float64, shape `(queries,)`, *optional*):
             Of an image index with a calibration: the probability that the first result is right, given that the answer
-            is in the gallery; `None` without a posterior, or where the calibration does not trust it.
+            is in the gallery. `None` where the posterior was not asked for, or the calibration does not trust it.
         presence (float64, shape `(queries,)`, *optional*):
-            Likewise, the probability that the answer is in the gallery at all.
+            Likewise, the probability that the answer is in the gallery at all, for the prior that was passed. It looks
+            at all images, like the posterior; `None` also for a single one.
     """
 
     rows: np.ndarray
@@ -91,7 +93,7 @@ class SearchableIndex(ScoredIndex):
             posterior (`bool`, *optional*):
                 Whether to give each result's probability among the whole index; by default unless `approximate` is
                 passed. It needs the score of every row, in float32: its relative error is below about 2e-7 times tau
-                times the largest kappa.
+                times the largest kappa, and with a calibration times sigma.
             where (`tuple[float, float]`, *optional*):
                 For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
                 many results come back as lie in it. The posterior stays that among the whole index.
@@ -110,38 +112,35 @@ class SearchableIndex(ScoredIndex):
 
         Raises:
             ValueError: for queries that are empty, of another width, NaN or without direction, for `k` outside 1 to
-                the number of rows, for a range that no text lies in, and for options that exclude one another.
+                the number of rows, for a range that no text lies in, for a `prior` outside (0, 1), and for options
+                that exclude one another.
         """
         prepared = self._prepare(queries)
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}, but the index holds {len(self)} rows: k must be from 1 to that number.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        if not 0 < prior < 1:
+            raise ValueError(f"prior is {prior}, but must lie between 0 and 1: it is how often the answer is there.")
         posterior = approximate is None if posterior is None else posterior
         rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
-        plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate)
+        plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate, prior)
         parts = []
         starts = range(0, len(prepared), batch_size)
         for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
             parts.append(BatchSearch(self, prepared[start : start + batch_size], plan).results())
         rows = np.concatenate([part.rows for part in parts])
-        log_posterior = np.concatenate([part.log_posterior for part in parts]) if posterior else None
         return SearchResults(
             rows=rows,
             labels=self._labels_of(rows),
             scores=np.concatenate([part.scores for part in parts]),
-            log_posterior=log_posterior,
+            log_posterior=_joined([part.log_posterior for part in parts]),
             uncertainty=np.concatenate([part.uncertainty for part in parts]),
             exact=approximate is None,
-            **self._confidences(prepared, log_posterior, prior),
+            confidence=_joined([part.confidences.confidence for part in parts]),
+            presence=_joined([part.confidences.presence for part in parts]),
         )
-
-    def _confidences(
-        self, prepared: torch.Tensor, log_posterior: np.ndarray | None, prior: float
-    ) -> dict[str, np.ndarray | None]:
-        """`confidence` and `presence` of the results; none without a calibration."""
-        return {}
 
     @torch.no_grad()
     def log_posterior(
@@ -172,7 +171,7 @@ class SearchableIndex(ScoredIndex):
         best = np.empty(len(prepared))
         for start in range(0, len(prepared), batch_size):
             batch = prepared[start : start + batch_size]
-            log_sums = self._log_sums(batch).numpy()
+            log_sums = self._scan(batch).log_sums.numpy()
             lengths = np.array([len(own) for own in right[start : start + batch_size]])
             for length in np.unique(lengths):
                 numbers = np.flatnonzero(lengths == length)
@@ -224,10 +223,10 @@ class SearchableIndex(ScoredIndex):
     def _log_normalizers(self, concentration: torch.Tensor) -> torch.Tensor:
         return self.law.log_normalizer(concentration, self.dim)
 
-    def _log_sums(self, batch: torch.Tensor) -> torch.Tensor:
-        """ln sum exp(tau score) over the whole index, float64 of shape `(queries,)`."""
-        size = len(batch), len(self)
-        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=self.posterior_scale).log_sums
+    def _scan(self, batch: torch.Tensor, num_closest: int = 0) -> GalleryScan:
+        """The sums of the posterior over the whole index, without a list of rows."""
+        size, scale = (len(batch), len(self)), self.posterior_scale
+        return scan_gallery(self._tiles(batch), *size, count=0, logit_scale=scale, num_closest=num_closest)
 
     def _uncertainty_of(self, concentration: np.ndarray) -> np.ndarray:
         if not self.law.has_concentration:
@@ -238,3 +237,8 @@ class SearchableIndex(ScoredIndex):
     def _labels_of(self, rows: np.ndarray) -> list[list[str]]:
         taken = self.labels.take(pa.array(rows.ravel())).to_pylist()
         return [taken[start : start + rows.shape[1]] for start in range(0, len(taken), rows.shape[1])]
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    arrays = [part for part in parts if part is not None]
+    return np.concatenate(arrays) if len(arrays) == len(parts) else None

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective_tiles import LOWEST_COSINE
+from .gallery_scan import Tile
 from .index_search import SearchableIndex
 from .index_storage import Embeddings
 from .power_spherical_bound import UNIT_ROUNDOFF, relative_rounding, tangent_queries
@@ -169,20 +170,20 @@ class TextIndex(SearchableIndex):
         best = self._likelihood(cosines, kappa, log_normalizers).argmax(dim=1, keepdim=True)
         return cosines.gather(1, best)[:, 0].double()
 
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
         vectors = torch.from_numpy(self._writable_vectors())
         columns = vectors.shape[1] - self.dim
         constants = torch.tensor([[1.0]] if columns == 1 else [[0.0, 0.0]])
         directions = torch.cat([batch, constants.expand(len(batch), -1)], dim=1).float()
 
-        def tile(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def tile(start: int, stop: int) -> Tile:
             rows = vectors[start:stop]
             scores = directions @ rows.T
             if columns == 2:
                 kappa, log_normalizers = rows[:, -2].contiguous(), rows[:, -1].contiguous()
                 scores *= kappa.clamp(min=torch.finfo(torch.float32).tiny).reciprocal()
                 scores = scores.clamp_(min=LOWEST_COSINE).log1p_().mul_(kappa).add_(log_normalizers)
-            return scores, scores
+            return Tile(scores, scores)
 
         return tile
 
