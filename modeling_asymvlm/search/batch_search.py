@@ -44,9 +44,12 @@ class ScoredIndex(FlatIndex):
 
     @abstractmethod
     def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
+        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
     ) -> tuple[torch.Tensor, float | np.ndarray]:
-        """float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys."""
+        """
+        float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys, which is to
+        be close for the rows `last`, one for each query.
+        """
 
     @abstractmethod
     def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
@@ -144,12 +147,12 @@ class BatchSearch:
         confidences = index._confidences(batch, log_posterior, scan.closest, self.plan.prior)
         return BatchResults(rows, scores, uncertainty, log_posterior, confidences)
 
-    def _proposals(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
+    def _proposals(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None) -> Proposals:
         """See [`~certified_top_k.Propose`]."""
         if self.plan.method == "scan":
             proposals = self._by_scan(numbers, count)
         else:
-            proposals = self._by_faiss(numbers, count, best_rows)
+            proposals = self._by_faiss(numbers, count, last_rows)
         if count == len(self.plan.gallery) or self.plan.approximate is not None:
             return proposals._replace(bounds=np.full(len(numbers), -np.inf))
         return proposals
@@ -172,9 +175,9 @@ class BatchSearch:
             found.rows.numpy(), self.index._scan_bounds(self.batch[numbers], found.keys.double().numpy().min(axis=1))
         )
 
-    def _by_faiss(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None) -> Proposals:
+    def _by_faiss(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None) -> Proposals:
         searched = self.index._faiss if self.plan.approximate is None else self.plan.approximate
-        vectors, slack = self.index._faiss_queries(self.batch, numbers, best_rows)
+        vectors, slack = self.index._faiss_queries(self.batch, numbers, last_rows)
         with matrix_products(len(vectors)):
             keys, rows = searched.search(vectors.numpy(), count)
         if rows[:, self.plan.k - 1].min() < 0:  # FAISS fills up with -1

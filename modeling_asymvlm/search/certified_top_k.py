@@ -38,11 +38,11 @@ class TopK(NamedTuple):
 
 class Propose(Protocol):
     """
-    `(numbers, count, best_rows) -> Proposals`: `count` rows for each of the queries of these numbers, shape `(q,)`.
-    `best_rows`, shape `(q,)`, are the best known so far, `None` at first.
+    `(numbers, count, last_rows) -> Proposals`: `count` rows for each of the queries of these numbers, shape `(q,)`.
+    `last_rows`, shape `(q,)`, are the k-th best known so far, `None` at first: what is to be told from the others.
     """
 
-    def __call__(self, numbers: np.ndarray, count: int, best_rows: np.ndarray | None, /) -> Proposals: ...
+    def __call__(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None, /) -> Proposals: ...
 
 
 class ExactScores(Protocol):
@@ -68,18 +68,18 @@ def certified_top_k(
         propose, exact_scores: see [`Propose`] and [`ExactScores`].
     """
     rows, scores = np.empty((num_queries, k), np.int64), np.empty((num_queries, k))
-    pending, best_rows = np.arange(num_queries), None
+    pending, last_rows = np.arange(num_queries), None
     for count in (
         CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES,
         GROWTH * (CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES),
     ):
-        candidates, bounds = propose(pending, min(count, len(gallery)), best_rows)
+        candidates, bounds = propose(pending, min(count, len(gallery)), last_rows)
         rows[pending], scores[pending] = _best(candidates, exact_scores(pending, candidates), k)
         unproven = scores[pending, -1] <= bounds
         pending = pending[unproven]
         if not pending.size:
             return TopK(rows, scores)
-        best_rows = rows[pending, 0]
+        last_rows = rows[pending, -1]
     for query in pending.tolist():
         rows[query], scores[query] = _exhaustive(query, gallery, k, exact_scores)
     return TopK(rows, scores)

@@ -221,17 +221,17 @@ class ImageIndex(SearchableIndex):
         return self._checked(queries, "text_embeds")
 
     def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
+        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
     ) -> tuple[torch.Tensor, float | np.ndarray]:
         texts = batch[queries]
         if self._corrected is None:
             return F.normalize(texts, dim=-1).float(), relative_rounding(self.dim)
         if self.law.is_linear:
             tangents = torch.zeros(len(texts), dtype=torch.float64)  # a linear score needs none
-        elif best is None:
+        elif last is None:
             tangents = self._typical_best_cosines(self._corrected, texts)
         else:
-            cosines = self._inner_products(F.normalize(texts, dim=-1), best[:, None], normalize=True)
+            cosines = self._inner_products(F.normalize(texts, dim=-1), last[:, None], normalize=True)
             tangents = torch.from_numpy(cosines[:, 0])
         return self._corrected.query_vectors(texts, tangents, self._summary.largest_evidence)
 

@@ -45,7 +45,8 @@ def tangent_queries(images: torch.Tensor, tangents: torch.Tensor) -> torch.Tenso
     Args:
         images (`torch.DoubleTensor` of shape `(queries, dim)`): unit vectors.
         tangents (`torch.DoubleTensor` of shape `(queries,)`): cosines where the bounds touch; the closer to those of
-            the best results, the tighter. Smaller ones than `MIN_TANGENT` are raised to it, which costs no exactness.
+            the last results wanted, the sooner others are ruled out. Smaller ones than `MIN_TANGENT` are raised to it,
+            which costs no exactness.
 
     Returns:
         `torch.FloatTensor` of shape `(queries, dim + 2)`.

@@ -148,16 +148,16 @@ class TextIndex(SearchableIndex):
         return F.normalize(images, dim=-1)
 
     def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, best: np.ndarray | None
+        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
     ) -> tuple[torch.Tensor, float]:
         images = batch[queries]
         if self.law.is_linear:
             slack = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
             return torch.cat([images, torch.ones(len(images), 1)], dim=1).float(), slack
-        if best is None:
+        if last is None:
             tangents = self._typical_best_cosines(images)
         else:
-            tangents = torch.from_numpy(self._cosines(images, best[:, None])[:, 0])
+            tangents = torch.from_numpy(self._cosines(images, last[:, None])[:, 0])
         return tangent_queries(images, tangents), 0.0
 
     def _typical_best_cosines(self, images: torch.Tensor) -> torch.Tensor:

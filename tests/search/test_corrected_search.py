@@ -410,3 +410,13 @@ def test_the_two_highest_cosines_are_those_of_the_gallery_not_of_the_results():
     cosines = cosines_of(index, texts)
     assert (np.take_along_axis(cosines.numpy(), found.rows, 1)[:, 0] < cosines.amax(dim=1).numpy() - 0.1).any()
     np.testing.assert_allclose(calibration.seen, statistics(cosines), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("distribution", LAWS)
+def test_an_answer_far_above_the_others_needs_no_exhaustive_search(distribution, monkeypatch):
+    monkeypatch.setattr(certified_top_k, "_exhaustive", None)
+    generator = torch.Generator().manual_seed(23)
+    images = F.normalize(torch.randn(8_000, 128, generator=generator), dim=1)
+    index = build(FakeCalibration(1.0, 0.5), distribution, images, tau=2.5)
+    found = index.search(40 * images[:20], k=10, posterior=False)  # a cosine of 1 and, next, of about 0.3
+    np.testing.assert_array_equal(found.rows[:, 1:], brute_force(index, 40 * images[:20]).topk(10).indices[:, 1:])
