@@ -3,23 +3,20 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from .certified_top_k import Proposals, certified_top_k
+from .certified_top_k import Proposals, TopK, certified_top_k
 from .faiss_access import matrix_products
 from .gallery_scan import GalleryScan, Tile, scan_gallery
 from .index_storage import Embeddings, FlatIndex
+from .search_results import BatchResults, Confidences
 
 
-class Confidences(NamedTuple):
-    """What a calibration says of a batch, float64 of shape `(batch,)`; see [`~index_search.SearchResults`]."""
-
-    confidence: np.ndarray | None = None
-    presence: np.ndarray | None = None
+ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
 
 
 class ScoredIndex(FlatIndex):
@@ -43,13 +40,24 @@ class ScoredIndex(FlatIndex):
         """Checked queries in float64, `(queries, dim)`."""
 
     @abstractmethod
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
-    ) -> tuple[torch.Tensor, float | np.ndarray]:
+    def _tangents(self, batch: torch.Tensor, last: np.ndarray | None) -> torch.Tensor:
         """
-        float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys, which is to
-        be close for the rows `last`, one for each query.
+        Cosines, float64 of shape `(batch,)`, where the bounds on the keys of a batch are to touch: those of the rows
+        `last`, one for each query, or of typical best ones. Bounds that are the keys themselves go by none.
         """
+
+    @abstractmethod
+    def _bound_queries(self, batch: torch.Tensor, tangents: torch.Tensor) -> tuple[torch.Tensor, float | np.ndarray]:
+        """float32 vectors for FAISS, and what is to be added to their inner products for a bound on the keys."""
+
+    @abstractmethod
+    def _touching(self, batch: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """The tangents that vectors `(batch, width)` of [`_bound_queries`] were made with."""
+
+    @property
+    @abstractmethod
+    def _longest_vector(self) -> float:
+        """No row has a greater length."""
 
     @abstractmethod
     def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
@@ -84,6 +92,20 @@ class ScoredIndex(FlatIndex):
     def _scan(self, batch: torch.Tensor, num_closest: int = 0) -> GalleryScan:
         """The sums of the posterior over the whole index, without a list of rows."""
 
+    def _inner_products(self, directions: torch.Tensor, rows: np.ndarray, *, normalize: bool) -> np.ndarray:
+        """
+        float64 `(q, c)` of directions `(q, n)` with the first n columns of rows `(q, c)`; equal vectors give equal
+        numbers.
+        """
+        products, width = np.empty(rows.shape), directions.shape[1]
+        step = max(1, ELEMENTS_AT_A_TIME // (rows.shape[1] * width))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            vectors = torch.from_numpy(self._writable_vectors()[rows[some]][..., :width]).double()
+            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            products[some] = (vectors * directions[some, None]).sum(dim=-1).numpy()
+        return products
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -107,14 +129,35 @@ class SearchPlan:
     prior: float
 
 
-class BatchResults(NamedTuple):
-    """The best rows of each query of a batch, of shape `(batch, k)`; see [`~index_search.SearchResults`]."""
+def completed(
+    index: ScoredIndex,
+    batch: torch.Tensor,
+    best: TopK,
+    proven: np.ndarray,
+    *,
+    scan: GalleryScan | None,
+    prior: float,
+) -> BatchResults:
+    """
+    Results of rows and their exact keys: scores, uncertainties and, with the scan of all rows, probabilities.
 
-    rows: np.ndarray
-    scores: np.ndarray
-    uncertainty: np.ndarray
-    log_posterior: np.ndarray | None
-    confidences: Confidences
+    Args:
+        index (`ScoredIndex`): what was searched.
+        batch (`torch.DoubleTensor` of shape `(batch, dim)`): prepared queries.
+        best (`TopK`): the rows, and their keys as scores.
+        proven (bool, shape `(batch,)`): see [`~search_results.SearchResults`].
+        scan (`GalleryScan`, *optional*): of all rows, with sums and `index.num_closest`; none where no posterior is
+            wanted.
+        prior (`float`): how often the answer is in the gallery.
+    """
+    rows, keys = best
+    scores = index._scores(batch, np.arange(len(batch)), keys)
+    uncertainty = index._uncertainty(batch, rows)
+    if scan is None:
+        return BatchResults(rows, scores, uncertainty, proven, None, Confidences())
+    log_posterior = index.posterior_scale * scores - scan.log_sums.numpy()[:, None]
+    confidences = index._confidences(batch, log_posterior, scan.closest, prior)
+    return BatchResults(rows, scores, uncertainty, proven, log_posterior, confidences)
 
 
 @dataclass
@@ -137,15 +180,11 @@ class BatchSearch:
     def results(self) -> BatchResults:
         """Candidates, widened until their exact keys are proven to hold the best ones, with scores and posteriors."""
         index, batch = self.index, self.batch
-        rows, keys = certified_top_k(len(batch), self.plan.gallery, self.plan.k, self._proposals, self._exact_keys)
-        scores = index._scores(batch, np.arange(len(batch)), keys)
-        uncertainty = index._uncertainty(batch, rows)
-        if not self.plan.posterior:
-            return BatchResults(rows, scores, uncertainty, None, Confidences())
-        scan = index._scan(batch, index.num_closest) if self.scan is None else self.scan
-        log_posterior = index.posterior_scale * scores - scan.log_sums.numpy()[:, None]
-        confidences = index._confidences(batch, log_posterior, scan.closest, self.plan.prior)
-        return BatchResults(rows, scores, uncertainty, log_posterior, confidences)
+        best = certified_top_k(len(batch), self.plan.gallery, self.plan.k, self._proposals, self._exact_keys)
+        if self.plan.posterior and self.scan is None:
+            self.scan = index._scan(batch, index.num_closest)
+        proven = np.full(len(batch), self.plan.approximate is None)
+        return completed(index, batch, best, proven, scan=self.scan, prior=self.plan.prior)
 
     def _proposals(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None) -> Proposals:
         """See [`~certified_top_k.Propose`]."""
@@ -177,7 +216,8 @@ class BatchSearch:
 
     def _by_faiss(self, numbers: np.ndarray, count: int, last_rows: np.ndarray | None) -> Proposals:
         searched = self.index._faiss if self.plan.approximate is None else self.plan.approximate
-        vectors, slack = self.index._faiss_queries(self.batch, numbers, last_rows)
+        batch = self.batch[numbers]
+        vectors, slack = self.index._bound_queries(batch, self.index._tangents(batch, last_rows))
         with matrix_products(len(vectors)):
             keys, rows = searched.search(vectors.numpy(), count)
         if rows[:, self.plan.k - 1].min() < 0:  # FAISS fills up with -1

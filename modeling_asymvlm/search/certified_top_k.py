@@ -74,7 +74,7 @@ def certified_top_k(
         GROWTH * (CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES),
     ):
         candidates, bounds = propose(pending, min(count, len(gallery)), last_rows)
-        rows[pending], scores[pending] = _best(candidates, exact_scores(pending, candidates), k)
+        rows[pending], scores[pending] = best_rows(candidates, exact_scores(pending, candidates), k)
         unproven = scores[pending, -1] <= bounds
         pending = pending[unproven]
         if not pending.size:
@@ -85,7 +85,8 @@ def certified_top_k(
     return TopK(rows, scores)
 
 
-def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def best_rows(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best of rows `(q, c)` and their scores, best first; of equal scores the lower row comes first."""
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
     return np.take_along_axis(rows, order, -1), np.take_along_axis(scores, order, -1)
 
@@ -95,5 +96,5 @@ def _exhaustive(query: int, gallery: np.ndarray, k: int, exact_scores: ExactScor
     for start in range(0, len(gallery), ROWS_PER_PASS):
         chunk = gallery[None, start : start + ROWS_PER_PASS]
         found = exact_scores(np.array([query]), chunk)
-        rows, scores = _best(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
+        rows, scores = best_rows(np.concatenate([rows, chunk], 1), np.concatenate([scores, found], 1), k)
     return rows[0], scores[0]

@@ -84,9 +84,9 @@ class CorrectedScores:
         Returns:
             float32 of shape `(texts, dim + 1)`, and float64 of shape `(texts,)`, which holds the rounding of float32.
         """
-        kappa, log_normalizer = self._parameters(text_embeds)
+        log_normalizer = self._parameters(text_embeds)[1]
         sigma, beta, tau = self.correction.sigma, self.correction.beta, self.logit_scale
-        weight = sigma * tau * (kappa if self.law.has_concentration else torch.ones_like(kappa))
+        weight = self._weights(text_embeds)
         constant = sigma * tau * log_normalizer
         if not self.law.is_linear:
             touching = tangents.clamp(min=MIN_TANGENT)
@@ -97,6 +97,12 @@ class CorrectedScores:
         size = weight + sigma * beta * largest_evidence
         rounding = relative_rounding(text_embeds.shape[1] + 1) * size + ROUNDED_OPERATIONS * UNIT_ROUNDOFF * size
         return torch.cat([directions, column], dim=1).float(), (constant + rounding).numpy()
+
+    def touching(self, text_embeds: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Tangents that Power Spherical [`query_vectors`] were made with, as the lengths of their directions tell."""
+        lengths = torch.linalg.vector_norm(vectors[:, : text_embeds.shape[1]], dim=-1)
+        weight = self._weights(text_embeds)
+        return torch.where(lengths > 0, weight / lengths - 1, 0)
 
     def scan_bounds(
         self, smallest: np.ndarray, text_embeds: torch.Tensor, lowest_evidence: float, largest_evidence: float
@@ -109,9 +115,9 @@ class CorrectedScores:
             text_embeds (`torch.DoubleTensor` of shape `(texts, dim)`): natural parameters.
             lowest_evidence, largest_evidence (`float`): the least of all images, and the largest absolute value.
         """
-        kappa, log_normalizer = (values.numpy() for values in self._parameters(text_embeds))
+        log_normalizer = self._parameters(text_embeds)[1].numpy()
         sigma, beta, tau = self.correction.sigma, self.correction.beta, self.logit_scale
-        weight = sigma * tau * (kappa if self.law.has_concentration else np.ones_like(kappa))
+        weight = self._weights(text_embeds).numpy()
         size = weight + sigma * (tau * np.abs(log_normalizer) + beta * largest_evidence)
         slope = 1.0 if self.law.is_linear else 1 / (1 + LOW_COSINE)
         rounding = slope * weight * relative_rounding(text_embeds.shape[1])
@@ -124,3 +130,9 @@ class CorrectedScores:
     def _parameters(self, text_embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kappa = torch.linalg.vector_norm(text_embeds.double(), dim=-1)
         return kappa, self.law.log_normalizer(kappa, text_embeds.shape[1])
+
+    def _weights(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """sigma tau kappa, the slope of the scores of texts at a cosine of 0; sigma tau without a concentration."""
+        kappa = torch.linalg.vector_norm(text_embeds.double(), dim=-1)
+        kappa = kappa if self.law.has_concentration else torch.ones_like(kappa)
+        return self.correction.sigma * self.logit_scale * kappa

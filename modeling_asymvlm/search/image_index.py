@@ -1,5 +1,6 @@
 """Images as points, to be searched by texts."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,13 +14,13 @@ from ..calibration.calibration import Calibration
 from ..calibration.evidence import EvidenceCorrection
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
-from .batch_search import Confidences
 from .corrected_scores import CorrectedScores, check_settings
 from .gallery_scan import Tile
 from .gallery_summary import GallerySummary
 from .index_search import SearchableIndex
 from .index_storage import Embeddings
 from .power_spherical_bound import relative_rounding
+from .search_results import Confidences
 
 
 SAMPLE_SIZE = 4096  # images that tell where the tangents of a first search touch
@@ -150,6 +151,15 @@ class ImageIndex(SearchableIndex):
         """e(z) of every image as it is ranked by, float32 of shape `(rows,)`; `None` without a calibration."""
         return None if self.correction is None else self.vectors[:, -1]
 
+    @property
+    def bound_column(self) -> np.ndarray | None:
+        """
+        The last column of [`vectors`], which makes their inner products with [`query_vectors`] grow with the corrected
+        score, or with a bound on it: the evidence, float32 of shape `(rows,)`. `None` without a calibration, where
+        cosines rank alone.
+        """
+        return self.evidence
+
     def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
         """
         Appends images, all of them or, after an error, none.
@@ -193,7 +203,7 @@ class ImageIndex(SearchableIndex):
             float32 of shape `(texts, width)`.
         """
         texts = self._prepare(text_embeds)
-        return self._faiss_queries(texts, np.arange(len(texts)), None)[0].numpy()
+        return self._bound_queries(texts, self._tangents(texts, None))[0].numpy()
 
     def _extra_columns(self) -> int:
         return 0 if self.correction is None else 1
@@ -220,20 +230,27 @@ class ImageIndex(SearchableIndex):
     def _prepare(self, queries: Embeddings) -> torch.Tensor:
         return self._checked(queries, "text_embeds")
 
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
-    ) -> tuple[torch.Tensor, float | np.ndarray]:
-        texts = batch[queries]
+    def _tangents(self, batch: torch.Tensor, last: np.ndarray | None) -> torch.Tensor:
+        if self._corrected is None or self.law.is_linear:
+            return torch.zeros(len(batch), dtype=torch.float64)
+        if last is None:
+            return self._typical_best_cosines(self._corrected, batch)
+        cosines = self._inner_products(F.normalize(batch, dim=-1), last[:, None], normalize=True)
+        return torch.from_numpy(cosines[:, 0])
+
+    def _bound_queries(self, batch: torch.Tensor, tangents: torch.Tensor) -> tuple[torch.Tensor, float | np.ndarray]:
         if self._corrected is None:
-            return F.normalize(texts, dim=-1).float(), relative_rounding(self.dim)
-        if self.law.is_linear:
-            tangents = torch.zeros(len(texts), dtype=torch.float64)  # a linear score needs none
-        elif last is None:
-            tangents = self._typical_best_cosines(self._corrected, texts)
-        else:
-            cosines = self._inner_products(F.normalize(texts, dim=-1), last[:, None], normalize=True)
-            tangents = torch.from_numpy(cosines[:, 0])
-        return self._corrected.query_vectors(texts, tangents, self._summary.largest_evidence)
+            return F.normalize(batch, dim=-1).float(), relative_rounding(self.dim)
+        return self._corrected.query_vectors(batch, tangents, self._summary.largest_evidence)
+
+    def _touching(self, batch: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        if self._corrected is None or self.law.is_linear:
+            return torch.zeros(len(batch), dtype=torch.float64)
+        return self._corrected.touching(batch, vectors)
+
+    @property
+    def _longest_vector(self) -> float:
+        return 1.001 * math.hypot(1, 0 if self._corrected is None else self._summary.largest_evidence)
 
     def _typical_best_cosines(self, corrected: CorrectedScores, texts: torch.Tensor) -> torch.Tensor:
         """Cosines, float64, of the best images of a sample."""

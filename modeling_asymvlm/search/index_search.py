@@ -1,68 +1,22 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .batch_search import BatchSearch, ScoredIndex, SearchPlan
 from .gallery_scan import GalleryScan, scan_gallery
 from .index_storage import Embeddings
+from .refinement import Refinement, checked_candidates, checked_query_vectors
+from .search_results import SearchResults
 
 
 METHODS = ("bound", "scan")
-
-ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
-
-
-@dataclass(frozen=True)
-class SearchResults:
-    """
-    The best results of every query, best first.
-
-    Attributes:
-        rows (int64, shape `(queries, k)`): rows of the index.
-        labels (`list[list[str]]`, `queries` times `k`): their captions or image ids.
-        scores (float64, shape `(queries, k)`):
-            Log-likelihood ratios in nats against the uniform density, 0 being "no better than uniform"; cosines for
-            `distribution="deterministic"`. Of an image index with a calibration, the corrected scores, in nats.
-        log_posterior (float64, shape `(queries, k)`, or `None` where it was not asked for):
-            Logarithm of the probability of each result among the whole index, softmax of tau times the score, or of
-            the corrected score alone.
-        uncertainty (float64, shape `(queries, k)`):
-            1 / kappa of the text, which is the result in a text index and the query in an image index; infinite for
-            kappa = 0 and NaN for `distribution="deterministic"`.
-        exact (`bool`): whether these are proven to be the best, or come from an approximate index.
-        confidence (float64, shape `(queries,)`, *optional*):
-            Of an image index with a calibration: the probability that the first result is right, given that the answer
-            is in the gallery. `None` where the posterior was not asked for, or the calibration does not trust it.
-        presence (float64, shape `(queries,)`, *optional*):
-            Likewise, the probability that the answer is in the gallery at all, for the prior that was passed. It looks
-            at all images, like the posterior; `None` also for a single one.
-    """
-
-    rows: np.ndarray
-    labels: list[list[str]]
-    scores: np.ndarray
-    log_posterior: np.ndarray | None
-    uncertainty: np.ndarray
-    exact: bool
-    confidence: np.ndarray | None = None
-    presence: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def posterior(self) -> np.ndarray | None:
-        """Probabilities, float64 of shape `(queries, k)`, or `None` where they were not asked for."""
-        return None if self.log_posterior is None else np.exp(self.log_posterior)
 
 
 class SearchableIndex(ScoredIndex):
@@ -118,10 +72,8 @@ class SearchableIndex(ScoredIndex):
         prepared = self._prepare(queries)
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}, but the index holds {len(self)} rows: k must be from 1 to that number.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
-        if not 0 < prior < 1:
-            raise ValueError(f"prior is {prior}, but must lie between 0 and 1: it is how often the answer is there.")
+        check_batch_size(batch_size)
+        check_prior(prior)
         posterior = approximate is None if posterior is None else posterior
         rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
@@ -130,17 +82,68 @@ class SearchableIndex(ScoredIndex):
         starts = range(0, len(prepared), batch_size)
         for start in tqdm(starts, desc=f"Searching {len(self)} {self.kind}s", unit=" batches", disable=not progress):
             parts.append(BatchSearch(self, prepared[start : start + batch_size], plan).results())
-        rows = np.concatenate([part.rows for part in parts])
-        return SearchResults(
-            rows=rows,
-            labels=self._labels_of(rows),
-            scores=np.concatenate([part.scores for part in parts]),
-            log_posterior=_joined([part.log_posterior for part in parts]),
-            uncertainty=np.concatenate([part.uncertainty for part in parts]),
-            exact=approximate is None,
-            confidence=_joined([part.confidences.confidence for part in parts]),
-            presence=_joined([part.confidences.presence for part in parts]),
-        )
+        return SearchResults.of_batches(parts, self.labels)
+
+    @torch.no_grad()
+    def refine(
+        self,
+        queries: Embeddings,
+        candidate_rows: npt.ArrayLike,
+        k: int = 10,
+        *,
+        searched_with: npt.ArrayLike | None = None,
+        posterior: bool = False,
+        batch_size: int = 256,
+        prior: float = 0.5,
+    ) -> SearchResults:
+        """
+        The `k` best of candidates that any engine found, by their exact scores; of equal scores the lower row comes
+        first. No other row is looked at, unless `posterior=True` asks for it.
+
+        A query is `proven` if no row beyond its candidates can reach its k-th score, so that the results are those of
+        [`search`]. That takes for granted what only the engine can know: that the candidates are, of all rows, those
+        whose [`vectors`] have the largest inner products with the query's vector, in no particular order. An
+        exhaustive engine that keeps both in float32 and sums in float32 or better gives them (flat indexes; in
+        PostgreSQL a query without an index); its rounding is allowed for. For an approximate engine, for half
+        precision, for a union of several lists or for candidates of a filter that should count, leave `searched_with`
+        out: then a query is proven only if its candidates are all rows.
+
+        Args:
+            queries (`torch.Tensor` or array of shape `(queries, dim)`): as for [`search`].
+            candidate_rows (int64 of shape `(queries, candidates)`): rows of this index, all different for a query.
+            k (`int`, *optional*, defaults to 10): results per query, at most as many as there are candidates.
+            searched_with (float32 of shape `(queries, width)`, *optional*):
+                The vectors that [`query_vectors`] gave for these queries, if the engine is exhaustive and the
+                candidates are those of the largest inner products with them.
+            posterior (`bool`, *optional*, defaults to `False`):
+                Whether to give each result's probability among the whole index, and the confidences of a calibration;
+                it needs a pass over all rows.
+            batch_size (`int`, *optional*, defaults to 256): queries at a time.
+            prior (`float`, *optional*, defaults to 0.5): as for [`search`].
+
+        Raises:
+            ValueError: as [`search`], and for candidates of another shape, that are no integers, no rows of this index
+                or given twice, for `k` above their number, and for vectors that are not those of the queries.
+        """
+        prepared = self._prepare(queries)
+        candidates = checked_candidates(candidate_rows, len(prepared), len(self))
+        if not 1 <= k <= candidates.shape[1]:
+            raise ValueError(
+                f"k is {k}, but there are {candidates.shape[1]} candidates for each query: k must be from 1 to that "
+                "number; ask the engine for more."
+            )
+        check_batch_size(batch_size)
+        check_prior(prior)
+        vectors = None
+        if searched_with is not None:
+            vectors = checked_query_vectors(searched_with, len(prepared), self._faiss.d)
+        parts = []
+        for start in range(0, len(prepared), batch_size):
+            some = slice(start, start + batch_size)
+            own = None if vectors is None else vectors[some]
+            refinement = Refinement(self, prepared[some], candidates[some], own, start)
+            parts.append(refinement.results(k, posterior, prior))
+        return SearchResults.of_batches(parts, self.labels)
 
     @torch.no_grad()
     def log_posterior(
@@ -201,21 +204,6 @@ class SearchableIndex(ScoredIndex):
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
         raise ValueError("where= filters texts by their uncertainty; the images of an ImageIndex have none.")
 
-    def _gathered(self, rows: np.ndarray) -> torch.Tensor:
-        """Embeddings in float64, `(..., dim)`."""
-        return torch.from_numpy(self._writable_vectors()[rows][..., : self.dim]).double()
-
-    def _inner_products(self, directions: torch.Tensor, rows: np.ndarray, *, normalize: bool) -> np.ndarray:
-        """float64 `(q, c)` of directions `(q, dim)` with rows `(q, c)`; equal vectors give equal numbers."""
-        products = np.empty(rows.shape)
-        step = max(1, ELEMENTS_AT_A_TIME // (rows.shape[1] * self.dim))
-        for start in range(0, len(rows), step):
-            some = slice(start, start + step)
-            vectors = self._gathered(rows[some])
-            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
-            products[some] = (vectors * directions[some, None]).sum(dim=-1).numpy()
-        return products
-
     def _likelihood(self, cosines: Any, concentration: Any, log_normalizers: Any) -> Any:
         """Scores of cosines, elementwise, torch tensors all."""
         return self.law.scores_of_cosines(cosines, concentration, log_normalizers)
@@ -234,11 +222,14 @@ class SearchableIndex(ScoredIndex):
         with np.errstate(divide="ignore"):
             return 1 / concentration
 
-    def _labels_of(self, rows: np.ndarray) -> list[list[str]]:
-        taken = self.labels.take(pa.array(rows.ravel())).to_pylist()
-        return [taken[start : start + rows.shape[1]] for start in range(0, len(taken), rows.shape[1])]
+
+def check_prior(prior: float) -> None:
+    """Raises `ValueError` unless it is a probability that leaves something open."""
+    if not 0 < prior < 1:
+        raise ValueError(f"prior is {prior}, but must lie between 0 and 1: it is how often the answer is there.")
 
 
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    arrays = [part for part in parts if part is not None]
-    return np.concatenate(arrays) if len(arrays) == len(parts) else None
+def check_batch_size(batch_size: int) -> None:
+    """Raises `ValueError` unless it is positive."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")

@@ -8,6 +8,7 @@ them (see [`objective`]): the former is an inner product of `[eta, G]` and `[z, 
 missed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -69,6 +70,24 @@ class TextIndex(SearchableIndex):
         """kappa of every text, float64 of shape `(rows,)`; without meaning for `distribution="deterministic"`."""
         return self._concentration
 
+    @property
+    def log_normalizer(self) -> np.ndarray:
+        """
+        G(kappa) = ln C(kappa) - ln C(0) of every text, float64 of shape `(rows,)`, to a relative error of about 1e-14;
+        0 for `distribution="deterministic"`. The score of a text for a unit image z is `eta'z + G` under `"vmf"` and
+        `kappa ln(1 + eta'z/kappa) + G` under `"power_spherical"`.
+        """
+        return self._log_normalizer
+
+    @property
+    def bound_column(self) -> np.ndarray | None:
+        """
+        The column of [`vectors`] that makes their inner products with [`query_vectors`] a bound on the Power Spherical
+        score: kappa, float32 of shape `(rows,)`, the last but one. `None` for `"vmf"` and `"deterministic"`, where the
+        inner product is the score.
+        """
+        return None if self.law.is_linear else self.vectors[:, -2]
+
     def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
         """
         Appends texts, all of them or, after an error, none.
@@ -106,7 +125,7 @@ class TextIndex(SearchableIndex):
             float32 of shape `(images, width)`.
         """
         images = self._prepare(image_embeds)
-        return self._faiss_queries(images, np.arange(len(images)), None)[0].numpy()
+        return self._bound_queries(images, self._tangents(images, None))[0].numpy()
 
     def _extra_columns(self) -> int:
         return 1 if self.law.is_linear else 2
@@ -147,18 +166,27 @@ class TextIndex(SearchableIndex):
             raise ValueError("Some image_embeds are zero and so have no direction: leave these queries out.")
         return F.normalize(images, dim=-1)
 
-    def _faiss_queries(
-        self, batch: torch.Tensor, queries: np.ndarray, last: np.ndarray | None
-    ) -> tuple[torch.Tensor, float]:
-        images = batch[queries]
+    def _tangents(self, batch: torch.Tensor, last: np.ndarray | None) -> torch.Tensor:
+        if self.law.is_linear:
+            return torch.zeros(len(batch), dtype=torch.float64)
+        if last is None:
+            return self._typical_best_cosines(batch)
+        return torch.from_numpy(self._cosines(batch, last[:, None])[:, 0])
+
+    def _bound_queries(self, batch: torch.Tensor, tangents: torch.Tensor) -> tuple[torch.Tensor, float | np.ndarray]:
         if self.law.is_linear:
             slack = 2 * self._highest_concentration * relative_rounding(self._faiss.d)
-            return torch.cat([images, torch.ones(len(images), 1)], dim=1).float(), slack
-        if last is None:
-            tangents = self._typical_best_cosines(images)
-        else:
-            tangents = torch.from_numpy(self._cosines(images, last[:, None])[:, 0])
-        return tangent_queries(images, tangents), 0.0
+            return torch.cat([batch, torch.ones(len(batch), 1)], dim=1).float(), slack
+        return tangent_queries(batch, tangents), 0.0
+
+    def _touching(self, batch: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        lengths = torch.linalg.vector_norm(vectors[:, : self.dim], dim=-1)
+        return torch.where(lengths > 0, 1 / lengths - 1, 0)
+
+    @property
+    def _longest_vector(self) -> float:
+        """Of `[eta, kappa, G]`, as G is no larger than kappa."""
+        return 1.001 * math.sqrt(3) * float(self._highest_concentration)
 
     def _typical_best_cosines(self, images: torch.Tensor) -> torch.Tensor:
         """Cosines, float64, of the best texts of a sample."""
