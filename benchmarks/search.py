@@ -12,6 +12,7 @@ the end, for one image at a time or for all at once. A size takes about 9 kB a t
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 
@@ -26,6 +28,7 @@ from benchmarks.common import machine, print_table
 from benchmarks.distributions import medians
 from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.search.faiss_access import matrix_products
+from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.search.text_index import TextIndex
 
 
@@ -33,6 +36,7 @@ LAWS = {"vmf": "von Mises-Fisher", "power_spherical": "Power Spherical"}
 RANGES = ((2, 8), (5, 50), (50, 500))
 LOGIT_SCALE, K, ROWS_AT_A_TIME = 1.0, 10, 16_384
 CANDIDATES = (10, 20, 50, 200)  # of a foreign engine
+CHANGED = 1000  # rows that are changed together
 
 
 def simulate(
@@ -171,6 +175,35 @@ def measure(size: int, num_queries: int, dim: int, repeats: int) -> tuple[dict[s
     return medians(tasks, repeats, torch.device("cpu")), files
 
 
+def measure_changes(size: int, dim: int) -> list[str]:
+    """Median milliseconds of changes of an index of images with one column of metadata, and of the same search."""
+    generator = torch.Generator().manual_seed(0)
+    index = ImageIndex(dim, distribution="power_spherical")
+    for start in range(0, size, ROWS_AT_A_TIME):
+        rows = torch.randn(min(ROWS_AT_A_TIME, size - start), dim, generator=generator)
+        index.add(rows, metadata={"number": np.arange(start, start + len(rows))})
+    rows, rounds = torch.randn(CHANGED, dim, generator=generator), itertools.count()
+
+    def upserting(count: int):
+        return lambda: index.upsert(rows[:count], [str(size // 2 + row) for row in range(count)])
+
+    def coming_and_going():
+        labels = [f"new {next(rounds)}" for _ in range(CHANGED)]
+        index.add(rows, labels)
+        index.remove(labels)
+
+    query, condition = rows[:1], pc.field("number") < size // 2
+    tasks: dict[str, Any] = {
+        "upsert 1": upserting(1),
+        f"upsert {CHANGED}": upserting(CHANGED),
+        f"add and remove {CHANGED}": coming_and_going,
+        "search, k = 10": lambda: index.search(query, K),
+        "search, half the rows allowed": lambda: index.search(query, K, where=condition),
+    }
+    seconds = medians(tasks, 5, torch.device("cpu"))
+    return [str(size), *(f"{1000 * seconds[task]:.1f}" for task in tasks)]
+
+
 def draw_growth(times: dict[int, dict[str, float]], num_queries: int, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -226,6 +259,9 @@ def main() -> int:
     print("\nSeconds and bytes of an index; labels are row numbers\n")
     header = ["texts", "law", "build", "save", "load", "map", "bytes a text in memory", "in files"]
     print_table(header, files)
+    print("\nMilliseconds of changes and of one query, of an index of images with a column of metadata\n")
+    tasks = ["upsert 1", f"upsert {CHANGED}", f"add and remove {CHANGED}", "search", "search, half allowed"]
+    print_table(["images", *tasks], [measure_changes(size, arguments.dim) for size in arguments.sizes])
     if arguments.plot:
         draw_growth(times, arguments.queries, arguments.plot)
     return int(not kept)

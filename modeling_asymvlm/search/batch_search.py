@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from .certified_top_k import Proposals, TopK, certified_top_k
 from .faiss_access import matrix_products
 from .gallery_scan import GalleryScan, Tile, scan_gallery
-from .index_storage import Embeddings, FlatIndex
+from .index_storage import Embeddings
+from .living_index import LivingIndex
 from .search_results import BatchResults, Confidences
 
 
 ELEMENTS_AT_A_TIME = 2**22  # of gathered float64 vectors
 
 
-class ScoredIndex(FlatIndex):
+class ScoredIndex(LivingIndex):
     """
     What a search asks of an index. Its rows are ranked by keys: the scores themselves, or what grows with them for one
     query. A batch holds prepared queries, float64 of shape `(batch, dim)`, which are referred to by their numbers.

@@ -25,12 +25,14 @@ class GallerySummary:
         total (shape `(dim,)`): sum of the unit vectors.
         products (shape `(dim, dim)`): sum of their outer products.
         evidence_range (shape `(2,)`): no evidence lies outside.
+        num_removed (`int`): rows that were taken away since the sums began, each with its rounding.
     """
 
     num_images: int
     total: np.ndarray
     products: np.ndarray
     evidence_range: np.ndarray
+    num_removed: int = 0
 
     @classmethod
     def empty(cls, dim: int) -> Self:
@@ -57,7 +59,8 @@ class GallerySummary:
             if sign > 0:
                 evidence = rows[:, -1]
                 extent = np.array([min(extent[0], evidence.min()), max(extent[1], evidence.max())])
-        return type(self)(self.num_images + sign * len(vectors), total, products, extent)
+        num_removed = self.num_removed + (len(vectors) if sign < 0 else 0)
+        return type(self)(self.num_images + sign * len(vectors), total, products, extent, num_removed)
 
     @property
     def lowest_evidence(self) -> float:

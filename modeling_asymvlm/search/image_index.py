@@ -1,7 +1,6 @@
 """Images as points, to be searched by texts."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,19 +14,13 @@ from ..calibration.evidence import EvidenceCorrection
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
 from .corrected_scores import CorrectedScores, check_settings
-from .gallery_scan import Tile
 from .gallery_summary import GallerySummary
-from .index_search import SearchableIndex
+from .image_scores import ScoredImages
 from .index_storage import Embeddings
-from .power_spherical_bound import relative_rounding
-from .search_results import Confidences
+from .row_table import Metadata
 
 
-SAMPLE_SIZE = 4096  # images that tell where the tangents of a first search touch
-CLOSEST_IMAGES = 4  # by cosine, of which two are wanted
-
-
-class ImageIndex(SearchableIndex):
+class ImageIndex(ScoredImages):
     """
     Images as unit vectors, to be searched by texts: exact by the cosine of the mean direction, which ranks as the
     log-likelihood does. Rows are the unit vectors in float32, which search is exact for: 4 d bytes an image, and its
@@ -49,9 +42,7 @@ class ImageIndex(SearchableIndex):
     """
 
     kind = "image"
-    correction: EvidenceCorrection | None = None
     calibration_identity: str | None = None
-    _corrected: CorrectedScores | None = None
 
     def __init__(
         self,
@@ -142,11 +133,6 @@ class ImageIndex(SearchableIndex):
         return {**settings, "calibration": self.calibration_identity}
 
     @property
-    def posterior_scale(self) -> float:
-        """Corrected scores hold the temperature."""
-        return self.logit_scale if self.correction is None else 1.0
-
-    @property
     def evidence(self) -> np.ndarray | None:
         """e(z) of every image as it is ranked by, float32 of shape `(rows,)`; `None` without a calibration."""
         return None if self.correction is None else self.vectors[:, -1]
@@ -160,18 +146,24 @@ class ImageIndex(SearchableIndex):
         """
         return self.evidence
 
-    def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
+    def add(
+        self, embeddings: Embeddings, labels: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
         """
         Appends images, all of them or, after an error, none.
 
         Args:
             embeddings (`torch.Tensor` or array of shape `(images, dim)`): of any non-zero length.
             labels (`Sequence[str]`, *optional*): their ids, by default the row numbers.
+            metadata (`dict` of columns or `pa.Table`, *optional*):
+                One value for each image in every column, to choose rows by with `search(..., where=...)`. Columns may
+                be new: rows that lack one have null there.
 
         Raises:
             TypeError: for labels that are no strings.
-            ValueError: for embeddings of another width, NaN or without direction, another number of labels, for a
-                memory-mapped index, and for one that was loaded without its calibration.
+            ValueError: for embeddings of another width, NaN or without direction, another number of labels, metadata
+                of another number or type, for a memory-mapped index, and for one that was loaded without its
+                calibration.
         """
         images = self._checked(embeddings, "image_embeds")
         if not images.any(dim=1).all():
@@ -185,7 +177,7 @@ class ImageIndex(SearchableIndex):
                 )
             vectors = torch.cat([vectors, self.calibration.evidence(vectors)[:, None].float()], dim=1)
             summary = self._summary.plus(vectors.numpy())
-        self._append(vectors.numpy(), labels)
+        self._append(vectors.numpy(), labels, metadata)
         if self.correction is not None:
             self._set_summary(summary)
 
@@ -211,10 +203,23 @@ class ImageIndex(SearchableIndex):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_image_features(image_features=features).pooler_output
 
-    def _truncate(self, num_rows: int) -> None:
+    def _remove_rows(self, rows: np.ndarray) -> None:
+        if self.correction is None:
+            super()._remove_rows(rows)
+            return
+        counted = rows[rows < self._summary.num_images]
+        summary = self._summary.minus(self._writable_vectors()[counted])
+        super()._remove_rows(rows)
+        self._set_summary(summary)
+        if summary.num_removed > len(self):
+            self._summarize()
+
+    def _summarize(self) -> None:
         if self.correction is not None:
-            self._set_summary(self._summary.minus(self._writable_vectors()[num_rows : self._summary.num_images]))
-        super()._truncate(num_rows)
+            self._set_summary(GallerySummary.empty(self.dim).plus(self._writable_vectors()))
+
+    def _take_parameters(self, rows: np.ndarray) -> None:
+        """There are none of single rows."""
 
     def _parameters(self) -> dict[str, np.ndarray]:
         return {} if self.correction is None else self._summary.to_parameters()
@@ -222,110 +227,3 @@ class ImageIndex(SearchableIndex):
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
         if self.correction is not None:
             self._set_summary(GallerySummary.from_parameters(len(self), self.dim, parameters))
-
-    def _set_summary(self, summary: GallerySummary) -> None:
-        self._summary = summary
-        self._sample: torch.Tensor | None = None
-
-    def _prepare(self, queries: Embeddings) -> torch.Tensor:
-        return self._checked(queries, "text_embeds")
-
-    def _tangents(self, batch: torch.Tensor, last: np.ndarray | None) -> torch.Tensor:
-        if self._corrected is None or self.law.is_linear:
-            return torch.zeros(len(batch), dtype=torch.float64)
-        if last is None:
-            return self._typical_best_cosines(self._corrected, batch)
-        cosines = self._inner_products(F.normalize(batch, dim=-1), last[:, None], normalize=True)
-        return torch.from_numpy(cosines[:, 0])
-
-    def _bound_queries(self, batch: torch.Tensor, tangents: torch.Tensor) -> tuple[torch.Tensor, float | np.ndarray]:
-        if self._corrected is None:
-            return F.normalize(batch, dim=-1).float(), relative_rounding(self.dim)
-        return self._corrected.query_vectors(batch, tangents, self._summary.largest_evidence)
-
-    def _touching(self, batch: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        if self._corrected is None or self.law.is_linear:
-            return torch.zeros(len(batch), dtype=torch.float64)
-        return self._corrected.touching(batch, vectors)
-
-    @property
-    def _longest_vector(self) -> float:
-        return 1.001 * math.hypot(1, 0 if self._corrected is None else self._summary.largest_evidence)
-
-    def _typical_best_cosines(self, corrected: CorrectedScores, texts: torch.Tensor) -> torch.Tensor:
-        """Cosines, float64, of the best images of a sample."""
-        if self._sample is None:
-            self._sample = torch.from_numpy(self._writable_vectors()[:: max(1, len(self) // SAMPLE_SIZE)].copy())
-        cosines = F.normalize(texts, dim=-1).float() @ self._sample[:, : self.dim].T
-        best = corrected.of_cosines(cosines, texts, self._sample[:, -1]).argmax(dim=1, keepdim=True)
-        return cosines.gather(1, best)[:, 0].double()
-
-    def _tiles(self, batch: torch.Tensor) -> Callable[[int, int], Tile]:
-        vectors = torch.from_numpy(self._writable_vectors())
-        directions = F.normalize(batch, dim=-1).float()
-        corrected = self._corrected
-        if corrected is not None:
-
-            def corrected_tile(start: int, stop: int) -> Tile:
-                rows = vectors[start:stop]
-                cosines = directions @ rows[:, : self.dim].T
-                scores = corrected.of_cosines(cosines, batch, rows[:, -1])
-                return Tile(scores, scores, cosines)
-
-            return corrected_tile
-        concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True)
-        log_normalizers = self._log_normalizers(concentration).float()
-        concentration = concentration.float()
-
-        def tile(start: int, stop: int) -> Tile:
-            cosines = directions @ vectors[start:stop].T
-            return Tile(cosines, self._likelihood(cosines, concentration, log_normalizers))
-
-        return tile
-
-    def _scan_bounds(self, queries: torch.Tensor, smallest_keys: np.ndarray) -> np.ndarray:
-        if self._corrected is None:
-            return smallest_keys + relative_rounding(self.dim)
-        extent = self._summary.lowest_evidence, self._summary.largest_evidence
-        return self._corrected.scan_bounds(smallest_keys, queries, *extent)
-
-    def _keys(self, batch: torch.Tensor, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        cosines = self._inner_products(F.normalize(batch[queries], dim=-1), rows, normalize=True)
-        if self._corrected is None:
-            return cosines
-        evidence = torch.from_numpy(self._writable_vectors()[rows, -1]).double()
-        return self._corrected.of_cosines(torch.from_numpy(cosines), batch[queries], evidence).numpy()
-
-    def _scores(self, batch: torch.Tensor, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        if self._corrected is not None:
-            return keys
-        concentration = torch.linalg.vector_norm(batch[queries], dim=-1, keepdim=True)
-        log_normalizers = self._log_normalizers(concentration)
-        return self._likelihood(torch.from_numpy(keys), concentration, log_normalizers).numpy()
-
-    def _uncertainty(self, batch: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-        concentration = torch.linalg.vector_norm(batch, dim=-1, keepdim=True).numpy()
-        return np.broadcast_to(self._uncertainty_of(concentration), rows.shape)
-
-    @property
-    def num_closest(self) -> int:
-        """Presence goes by the two highest cosines; a few more images tell them in spite of float32's rounding."""
-        return 0 if self.calibration is None or len(self) < 2 else min(CLOSEST_IMAGES, len(self))
-
-    def _confidences(
-        self, batch: torch.Tensor, log_posterior: np.ndarray, closest: torch.Tensor, prior: float
-    ) -> Confidences:
-        """
-        The two highest cosines are those of the closest images in float64. An image that is not among these, as where
-        many are alike, exceeds them by no more than twice the worst rounding of a float32 cosine.
-        """
-        if self.calibration is None:
-            return Confidences()
-        confidence = self.calibration.result_confidence(log_posterior[:, 0])
-        if closest.shape[1] < 2:
-            return Confidences(confidence)
-        directions = F.normalize(batch, dim=-1)
-        cosines = -np.sort(-self._inner_products(directions, closest.numpy(), normalize=True), axis=1)
-        moments = self._summary.mean_and_deviation(directions)
-        presence = self.calibration.presence(batch, cosines[:, 0], cosines[:, 1], *moments, len(self), prior)
-        return Confidences(confidence, presence)

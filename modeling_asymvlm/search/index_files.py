@@ -2,7 +2,7 @@
 
 index.json              kind, distribution, temperature, sizes, fingerprints of the model's head and of the splits
 vectors.faiss           the flat FAISS index, which any program with FAISS reads
-labels.arrow            captions or image ids, one a row, as an Arrow file
+labels.arrow            captions or image ids and columns of metadata, one a row, as an Arrow file
 parameters.safetensors  float64: concentration and log_normalizer of every text; or, of images with a calibration, the
                         moments of their vectors and the range of their evidence
 """
@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from ..store.embedding_store import EmbeddingSplit
 from ..utils.durable_files import check_replaceable, writing_folder
 from ..utils.json_files import read_json, write_json
+from .row_table import LABEL
 
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
@@ -39,13 +40,13 @@ class SavedIndex(NamedTuple):
             `kind`, and what [`ENTRIES`] names; of images with a calibration also `calibration`, its identity, and
             `sigma` and `beta`.
         vectors (`faiss.IndexFlatIP`): one a row.
-        labels (`pa.ChunkedArray`): captions or image ids, one a row.
+        table (`pa.Table`): `label`, captions or image ids, and columns of metadata, one a row.
         parameters (`dict[str, np.ndarray]`): float64, of every text, or of all images.
     """
 
     manifest: dict[str, Any]
     vectors: faiss.IndexFlatIP
-    labels: pa.ChunkedArray
+    table: pa.Table
     parameters: dict[str, np.ndarray]
 
 
@@ -67,7 +68,7 @@ def write_index(
     path: Path,
     manifest: dict[str, Any],
     vectors: faiss.Index,
-    labels: pa.ChunkedArray,
+    table: pa.Table,
     parameters: dict[str, np.ndarray],
 ) -> None:
     """
@@ -80,7 +81,6 @@ def write_index(
     check_replaceable(path, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
     with writing_folder(path) as folder:
         faiss.write_index(vectors, str(folder / VECTORS))
-        table = pa.table({"label": labels})
         with pa.OSFile(str(folder / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
         if parameters:
@@ -116,7 +116,9 @@ def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
         # For flat indexes, FAISS maps the file under this flag and not under IO_FLAG_MMAP.
         vectors = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
         with pa.memory_map(str(path / LABELS)) as file:
-            labels = pa.ipc.open_file(file).read_all()["label"]
+            table = pa.ipc.open_file(file).read_all()
+        if table.schema.get_field_index(LABEL) < 0:
+            raise KeyError(LABEL)
         has_parameters = kind == "text" or manifest.get("calibration") is not None
         parameters = load_file(path / PARAMETERS) if has_parameters else {}
     except (OSError, RuntimeError, KeyError, pa.ArrowInvalid, SafetensorError) as error:
@@ -126,10 +128,10 @@ def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
     if not isinstance(vectors, faiss.IndexFlatIP):
         raise ValueError(f"{path / VECTORS} is no flat index of inner products: build and save the index again.")
     of_rows = parameters.values() if kind == "text" else ()
-    sizes = {int(vectors.ntotal), len(labels), *map(len, of_rows), manifest["num_rows"]}
+    sizes = {int(vectors.ntotal), len(table), *map(len, of_rows), manifest["num_rows"]}
     if len(sizes) > 1:
         raise ValueError(
             f"The files of the index at {str(path)!r} have {sorted(sizes)} rows, so that they do not belong together: "
             "build and save it again."
         )
-    return SavedIndex(manifest, vectors, labels, parameters)
+    return SavedIndex(manifest, vectors, table, parameters)

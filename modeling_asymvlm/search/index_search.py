@@ -6,6 +6,7 @@ from typing import Any
 import faiss
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
 from tqdm.auto import tqdm
 
@@ -29,7 +30,7 @@ class SearchableIndex(ScoredIndex):
         k: int = 10,
         *,
         posterior: bool | None = None,
-        where: tuple[float, float] | None = None,
+        where: tuple[float, float] | pc.Expression | None = None,
         method: str | None = None,
         approximate: faiss.Index | None = None,
         batch_size: int = 256,
@@ -48,9 +49,11 @@ class SearchableIndex(ScoredIndex):
                 Whether to give each result's probability among the whole index; by default unless `approximate` is
                 passed. It needs the score of every row, in float32: its relative error is below about 2e-7 times tau
                 times the largest kappa, and with a calibration times sigma.
-            where (`tuple[float, float]`, *optional*):
-                For text indexes, list only texts whose uncertainty 1 / kappa lies in this closed range; at most as
-                many results come back as lie in it. The posterior stays that among the whole index.
+            where (`pyarrow.compute.Expression` or `tuple[float, float]`, *optional*):
+                List only rows that fulfil this condition over their metadata, their `label` and, in text indexes, the
+                `uncertainty` 1 / kappa, as in `pc.field("year") >= 2020`; of a text index, a pair is the closed range
+                of the uncertainty. At most as many results come back as rows fulfil it. The posterior stays that among
+                the whole index.
             method (`str`, *optional*):
                 `"bound"` for inner products by FAISS, `"scan"` for a pass by PyTorch, which gives the posterior in the
                 same pass. By default `"scan"` where the posterior or `where` is asked for, and `"bound"` otherwise.
@@ -66,7 +69,7 @@ class SearchableIndex(ScoredIndex):
 
         Raises:
             ValueError: for queries that are empty, of another width, NaN or without direction, for `k` outside 1 to
-                the number of rows, for a range that no text lies in, for a `prior` outside (0, 1), and for options
+                the number of rows, for a condition that no row fulfils, for a `prior` outside (0, 1), and for options
                 that exclude one another.
         """
         prepared = self._prepare(queries)
@@ -75,7 +78,7 @@ class SearchableIndex(ScoredIndex):
         check_batch_size(batch_size)
         check_prior(prior)
         posterior = approximate is None if posterior is None else posterior
-        rows_allowed = np.arange(len(self)) if where is None else self._rows_in_range(*where)
+        rows_allowed = self._rows_allowed(where)
         method = self._checked_method(method, posterior=posterior, where=where, approximate=approximate)
         plan = SearchPlan(min(k, len(rows_allowed)), rows_allowed, method, posterior, approximate, prior)
         parts = []
@@ -200,6 +203,17 @@ class SearchableIndex(ScoredIndex):
                 f"{len(self)} of width {self._faiss.d}: build it again with build_approximate()."
             )
         return method
+
+    def _rows_allowed(self, where: tuple[float, float] | pc.Expression | None) -> np.ndarray:
+        if where is None:
+            return np.arange(len(self))
+        if isinstance(where, pc.Expression):
+            return self._table.rows_where(where, self._row_uncertainty())
+        return self._rows_in_range(*where)
+
+    def _row_uncertainty(self) -> np.ndarray | None:
+        """1 / kappa of every row, if rows have one."""
+        return None
 
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
         raise ValueError("where= filters texts by their uncertainty; the images of an ImageIndex have none.")

@@ -16,16 +16,16 @@ from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective import Likelihood
 from ..store.embedding_store import EmbeddingSplit
-from ..utils.checks import check_strings
 from .faiss_access import changeable, lend_vectors, own_vectors
 from .index_files import part_of_split, read_index, split_fingerprint, write_index
+from .row_table import Metadata, RowTable, checked_metadata
 
 
 Embeddings = torch.Tensor | npt.ArrayLike
 
 
 class FlatIndex(ABC):
-    """Storage of [`~retrieval.TextIndex`] and [`~retrieval.ImageIndex`], which say what a row is."""
+    """Storage of [`~text_index.TextIndex`] and [`~image_index.ImageIndex`], which say what a row is."""
 
     kind: ClassVar[str]
 
@@ -39,12 +39,20 @@ class FlatIndex(ABC):
         self.logit_scale = float(logit_scale)
         self.model_fingerprint: str | None = None
         self.split_fingerprints: list[str] = []
-        self.labels = pa.chunked_array([], type=pa.large_string())
+        self._table = RowTable.empty()
         self.memory_mapped = False
         self._faiss = faiss.IndexFlatIP(self.dim + self._extra_columns())
 
     @classmethod
-    def from_split(cls, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096, **options: Any) -> Self:
+    def from_split(
+        cls,
+        model: AsymVLMModel,
+        split: EmbeddingSplit,
+        *,
+        batch_size: int = 4096,
+        metadata: Metadata | None = None,
+        **options: Any,
+    ) -> Self:
         """
         An index of a split of an `EmbeddingStore`, with the distribution and the temperature of the model.
 
@@ -52,28 +60,38 @@ class FlatIndex(ABC):
             model (`AsymVLMModel`): in evaluation mode, on any device.
             split (`EmbeddingSplit`): its captions or images are indexed.
             batch_size (`int`, *optional*, defaults to 4096): rows at a time.
+            metadata (`dict` of columns or `pa.Table`, *optional*): of its captions or images, as for [`add`].
             options: further arguments of the class, such as `calibration` of an image index.
         """
         index = cls(split.dim, **asdict(model.config.law), logit_scale=model.logit_scale.item(), **options)
         index.model_fingerprint = head_fingerprint(model)
-        index.add_split(model, split, batch_size=batch_size)
+        index.add_split(model, split, batch_size=batch_size, metadata=metadata)
         return index
 
     @torch.no_grad()
-    def add_split(self, model: AsymVLMModel, split: EmbeddingSplit, *, batch_size: int = 4096) -> None:
+    def add_split(
+        self,
+        model: AsymVLMModel,
+        split: EmbeddingSplit,
+        *,
+        batch_size: int = 4096,
+        metadata: Metadata | None = None,
+    ) -> None:
         """
-        Appends a split, all of it or, after an error, none.
+        Appends a split, with metadata of its captions or images, all of it or, after an error, none.
 
         Raises:
             ValueError: if the index was built by another model or from arrays, or its memory is mapped.
         """
         self._check_model(model)
         labels, features = part_of_split(split, self.kind)
+        columns = checked_metadata(metadata, len(features))
         before = len(self)
         try:
             for start in range(0, len(features), batch_size):
                 rows = slice(start, start + batch_size)
-                self.add(self._embed(model, features[rows].to(model.device)), labels[rows])
+                embeddings = self._embed(model, features[rows].to(model.device))
+                self.add(embeddings, labels[rows], columns.slice(start, batch_size))
         except BaseException:
             self._truncate(before)
             raise
@@ -81,6 +99,11 @@ class FlatIndex(ABC):
 
     def __len__(self) -> int:
         return self._faiss.ntotal
+
+    @property
+    def labels(self) -> pa.ChunkedArray:
+        """Captions or image ids, one a row, strings."""
+        return self._table.labels
 
     @property
     def vectors(self) -> np.ndarray:
@@ -122,7 +145,7 @@ class FlatIndex(ABC):
             "splits": self.split_fingerprints,
             **self._more_settings(),
         }
-        write_index(Path(path), manifest, self._faiss, self.labels, self._parameters())
+        write_index(Path(path), manifest, self._faiss, self._table.table, self._parameters())
 
     @classmethod
     def load(
@@ -156,7 +179,7 @@ class FlatIndex(ABC):
             raise ValueError(
                 f"The vectors of {str(path)!r} are {vectors.d} wide, not {index._faiss.d}: save it again."
             )
-        index._faiss, index.labels, index.memory_mapped = vectors, saved.labels, memory_map
+        index._faiss, index._table, index.memory_mapped = vectors, RowTable(saved.table), memory_map
         index.model_fingerprint, index.split_fingerprints = manifest["model"], manifest["splits"]
         index._set_parameters(saved.parameters)
         if model is not None:
@@ -185,26 +208,32 @@ class FlatIndex(ABC):
                 f"{type(self).__name__}.from_split(model, split)."
             )
 
-    def _append(self, vectors: np.ndarray, labels: Sequence[str] | None) -> None:
+    def _check_changeable(self) -> None:
         if self.memory_mapped:
-            raise ValueError("A memory-mapped index cannot grow: load it with memory_map=False to add to it.")
-        if isinstance(labels, str):
-            raise TypeError(f"The labels are one string, {labels!r}: pass a list of strings, one for each embedding.")
-        texts = list(labels) if labels is not None else [str(len(self) + row) for row in range(len(vectors))]
-        check_strings(texts, "Label")
-        if len(texts) != len(vectors):
-            raise ValueError(f"There are {len(texts)} labels for {len(vectors)} embeddings: give one for each.")
-        chunk = pa.array(texts, type=pa.large_string())
+            raise ValueError("A memory-mapped index cannot change: load it with memory_map=False for that.")
+
+    def _append(self, vectors: np.ndarray, labels: Sequence[str] | None, metadata: Metadata | None) -> None:
+        self._check_changeable()
+        self._table = self._table.plus(len(vectors), labels, metadata)
         self._faiss = changeable(self._faiss)
         self._faiss.add(vectors)
-        self.labels = pa.chunked_array([*self.labels.chunks, chunk], type=chunk.type)
 
     def _truncate(self, num_rows: int) -> None:
-        if len(self) == num_rows:
+        self._remove_rows(np.arange(num_rows, len(self)))
+
+    def _remove_rows(self, rows: np.ndarray) -> None:
+        """Rows of these numbers, ascending, are overwritten by the last others, in the order of these."""
+        if not len(rows):
             return
+        num_kept = len(self) - len(rows)
+        order, gaps = np.arange(num_kept), rows[rows < num_kept]
+        order[gaps] = np.setdiff1d(np.arange(num_kept, len(self)), rows, assume_unique=True)
+        self._table = self._table.take(order)
         self._faiss = changeable(self._faiss)
-        self._faiss.remove_ids(faiss.IDSelectorRange(num_rows, len(self)))
-        self.labels = self.labels.slice(0, num_rows)
+        vectors = own_vectors(self._faiss)
+        vectors[gaps] = vectors[order[gaps]]
+        self._faiss.remove_ids(faiss.IDSelectorRange(num_kept, len(self)))
+        self._take_parameters(order)
 
     def _writable_vectors(self) -> np.ndarray:
         """What torch takes without a copy and without a warning; never written to."""
@@ -236,12 +265,21 @@ class FlatIndex(ABC):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor: ...
 
     @abstractmethod
-    def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
-        """Appends rows with their labels, by default their numbers; all of them or, after an error, none."""
+    def add(
+        self, embeddings: Embeddings, labels: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
+        """
+        Appends rows with their labels, by default their numbers, and columns of metadata; all of them or, after an
+        error, none.
+        """
 
     @abstractmethod
     def _parameters(self) -> dict[str, np.ndarray]:
         """What is saved of every row beside its vector."""
+
+    @abstractmethod
+    def _take_parameters(self, rows: np.ndarray) -> None:
+        """Keeps the parameters of these rows alone, in this order."""
 
     @abstractmethod
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None: ...

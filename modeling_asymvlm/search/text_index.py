@@ -21,6 +21,7 @@ from .gallery_scan import Tile
 from .index_search import SearchableIndex
 from .index_storage import Embeddings
 from .power_spherical_bound import UNIT_ROUNDOFF, relative_rounding, tangent_queries
+from .row_table import Metadata
 
 
 # Where a cosine is below this, the Power Spherical scan bounds the score by that of this cosine instead of bounding
@@ -88,17 +89,23 @@ class TextIndex(SearchableIndex):
         """
         return None if self.law.is_linear else self.vectors[:, -2]
 
-    def add(self, embeddings: Embeddings, labels: Sequence[str] | None = None) -> None:
+    def add(
+        self, embeddings: Embeddings, labels: Sequence[str] | None = None, metadata: Metadata | None = None
+    ) -> None:
         """
         Appends texts, all of them or, after an error, none.
 
         Args:
             embeddings (`torch.Tensor` or array of shape `(texts, dim)`): natural parameters eta, kept in float32.
             labels (`Sequence[str]`, *optional*): their captions, by default the row numbers.
+            metadata (`dict` of columns or `pa.Table`, *optional*):
+                One value for each text in every column, to choose rows by with `search(..., where=...)`. Columns may
+                be new: rows that lack one have null there.
 
         Raises:
             TypeError: for labels that are no strings.
-            ValueError: for embeddings of another width, NaN, another number of labels, and for a memory-mapped index.
+            ValueError: for embeddings of another width, NaN, another number of labels, metadata of another number or
+                type, and for a memory-mapped index.
         """
         eta = self._checked(embeddings, "text_embeds").float()
         if not self.law.has_concentration:
@@ -109,7 +116,7 @@ class TextIndex(SearchableIndex):
         log_normalizers = self._log_normalizers(concentration)
         columns = [log_normalizers] if self.law.is_linear else [concentration, log_normalizers]
         vectors = torch.cat([eta, torch.stack(columns, dim=1).float()], dim=1)
-        self._append(vectors.numpy(), labels)
+        self._append(vectors.numpy(), labels, metadata)
         new = {"concentration": concentration.numpy(), "log_normalizer": log_normalizers.numpy()}
         self._set_parameters({name: np.concatenate([old, new[name]]) for name, old in self._parameters().items()})
 
@@ -133,9 +140,8 @@ class TextIndex(SearchableIndex):
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
         return model.get_text_features(text_features=features).pooler_output
 
-    def _truncate(self, num_rows: int) -> None:
-        super()._truncate(num_rows)
-        self._set_parameters({name: values[:num_rows] for name, values in self._parameters().items()})
+    def _take_parameters(self, rows: np.ndarray) -> None:
+        self._set_parameters({name: values[rows] for name, values in self._parameters().items()})
 
     def _parameters(self) -> dict[str, np.ndarray]:
         return {"concentration": self._concentration, "log_normalizer": self._log_normalizer}
@@ -147,6 +153,9 @@ class TextIndex(SearchableIndex):
             self._concentration * np.log1p(LOW_COSINE) + self._log_normalizer, initial=-np.inf
         )
         self._sample: torch.Tensor | None = None
+
+    def _row_uncertainty(self) -> np.ndarray | None:
+        return self._uncertainty_of(self._concentration) if self.law.has_concentration else None
 
     def _rows_in_range(self, low: float, high: float) -> np.ndarray:
         if not self.law.has_concentration:
