@@ -26,6 +26,8 @@ class ScoredIndex(LivingIndex):
     query. A batch holds prepared queries, float64 of shape `(batch, dim)`, which are referred to by their numbers.
     """
 
+    _sample: torch.Tensor | None = None  # vectors of some rows, which tell where the tangents of a first search touch
+
     @property
     def posterior_scale(self) -> float:
         """Inverse temperature of the posterior: it is the softmax of this times the score."""

@@ -1,8 +1,9 @@
 """Images as points, to be searched by texts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import faiss
 import numpy as np
@@ -18,6 +19,10 @@ from .gallery_summary import GallerySummary
 from .image_scores import ScoredImages
 from .index_storage import Embeddings
 from .row_table import Metadata
+
+
+if TYPE_CHECKING:
+    from .lance_index import LanceIndex
 
 
 class ImageIndex(ScoredImages):
@@ -112,10 +117,28 @@ class ImageIndex(ScoredImages):
             ValueError: also for another calibration than the index was made with.
         """
         index = super().load(path, model=model, splits=splits, memory_map=memory_map)
-        if calibration is not None and calibration.identity != index.calibration_identity:
-            made = "with another calibration" if index.calibration_identity else "without a calibration"
-            raise ValueError(f"The index at {str(path)!r} was made {made}: build it again with this one.")
-        index.calibration = calibration
+        index._take_calibration(calibration, str(path))
+        return index
+
+    @classmethod
+    def from_lancedb(
+        cls, uri: str, table: str, *, model: AsymVLMModel | None = None, calibration: Calibration | None = None
+    ) -> "LanceIndex":
+        """As [`~index_search.SearchableIndex.from_lancedb`], with a calibration as [`load`]."""
+        index = super().from_lancedb(uri, table, model=model)
+        template = cast(ImageIndex, index._template)
+        template._take_calibration(calibration, uri)
+        return index
+
+    def _take_calibration(self, calibration: Calibration | None, place: str) -> None:
+        if calibration is not None and calibration.identity != self.calibration_identity:
+            made = "with another calibration" if self.calibration_identity else "without a calibration"
+            raise ValueError(f"The index at {place!r} was made {made}: build it again with this one.")
+        self.calibration = calibration
+
+    def _blank(self) -> Self:
+        index = super()._blank()
+        index.calibration = self.calibration
         return index
 
     @classmethod
@@ -217,6 +240,15 @@ class ImageIndex(ScoredImages):
     def _summarize(self) -> None:
         if self.correction is not None:
             self._set_summary(GallerySummary.empty(self.dim).plus(self._writable_vectors()))
+
+    def _row_columns(self) -> dict[str, np.ndarray]:
+        return {} if self.correction is None else {"evidence": self._writable_vectors()[:, -1]}
+
+    def _set_columns(self, columns: dict[str, np.ndarray], extent: dict[str, tuple[float, float]]) -> None:
+        """The evidence is in the vectors; moments of a part are none of the whole."""
+        if self.correction is not None:
+            empty = GallerySummary.empty(self.dim)
+            self._set_summary(replace(empty, num_images=len(self), evidence_range=np.array(extent["evidence"])))
 
     def _take_parameters(self, rows: np.ndarray) -> None:
         """There are none of single rows."""

@@ -42,7 +42,7 @@ class ScoredImages(SearchableIndex):
 
     def _set_summary(self, summary: GallerySummary) -> None:
         self._summary = summary
-        self._sample: torch.Tensor | None = None
+        self._sample = None
 
     def _prepare(self, queries: Embeddings) -> torch.Tensor:
         return self._checked(queries, "text_embeds")

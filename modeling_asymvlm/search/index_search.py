@@ -1,7 +1,7 @@
 """The search that text and image indexes share: proposals, proofs, posteriors."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
@@ -10,11 +10,16 @@ import pyarrow.compute as pc
 import torch
 from tqdm.auto import tqdm
 
+from ..model.modeling_asymvlm import AsymVLMModel
 from .batch_search import BatchSearch, ScoredIndex, SearchPlan
 from .gallery_scan import GalleryScan, scan_gallery
 from .index_storage import Embeddings
 from .refinement import Refinement, checked_candidates, checked_query_vectors
 from .search_results import SearchResults
+
+
+if TYPE_CHECKING:
+    from .lance_index import LanceIndex
 
 
 METHODS = ("bound", "scan")
@@ -144,7 +149,7 @@ class SearchableIndex(ScoredIndex):
         for start in range(0, len(prepared), batch_size):
             some = slice(start, start + batch_size)
             own = None if vectors is None else vectors[some]
-            refinement = Refinement(self, prepared[some], candidates[some], own, start)
+            refinement = Refinement(self, prepared[some], candidates[some], own, len(self), start)
             parts.append(refinement.results(k, posterior, prior))
         return SearchResults.of_batches(parts, self.labels)
 
@@ -185,6 +190,41 @@ class SearchableIndex(ScoredIndex):
                 scores = self._scores(batch, numbers, self._keys(batch, numbers, own_rows))
                 best[start + numbers] = self.posterior_scale * scores.max(axis=1) - log_sums[numbers]
         return best
+
+    def to_lancedb(self, uri: str, table: str) -> "LanceIndex":
+        """
+        Writes the rows into a new table of LanceDB, which need not fit into memory, and searches them there.
+
+        Args:
+            uri (`str`): a folder, or an address in object storage that LanceDB knows.
+            table (`str`): name of the new table.
+
+        Raises:
+            ImportError: without the extra `lancedb`.
+            ValueError: if there is a table of this name, two rows have the same label, or a column of the metadata has
+                a name that the table needs.
+        """
+        from .lance_index import LanceIndex
+
+        return LanceIndex.create(self, uri, table)
+
+    @classmethod
+    def from_lancedb(cls, uri: str, table: str, *, model: AsymVLMModel | None = None) -> "LanceIndex":
+        """
+        Opens a table that [`to_lancedb`] wrote.
+
+        Args:
+            uri, table (`str`): as for [`to_lancedb`].
+            model (`AsymVLMModel`, *optional*): the model that the queries will come from, to be compared with the one
+                that built the index.
+
+        Raises:
+            ImportError: without the extra `lancedb`.
+            ValueError: if there is no such table, or it is no index of this kind, or one of another model.
+        """
+        from .lance_index import LanceIndex
+
+        return LanceIndex.open(cls, uri, table, model)
 
     def _checked_method(self, method: str | None, **options: Any) -> str:
         if method is None:

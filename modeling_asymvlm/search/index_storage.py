@@ -135,16 +135,7 @@ class FlatIndex(ABC):
         Raises:
             FileExistsError: if anything but an index or an empty folder is at `path`.
         """
-        manifest = {
-            "kind": self.kind,
-            "num_rows": len(self),
-            "dim": self.dim,
-            **asdict(self.law),
-            "logit_scale": self.logit_scale,
-            "model": self.model_fingerprint,
-            "splits": self.split_fingerprints,
-            **self._more_settings(),
-        }
+        manifest = {**self._settings(), "num_rows": len(self), "splits": self.split_fingerprints}
         write_index(Path(path), manifest, self._faiss, self._table.table, self._parameters())
 
     @classmethod
@@ -189,6 +180,23 @@ class FlatIndex(ABC):
                 f"The index at {str(path)!r} was built from other features or labels than these splits hold: the "
                 "store has changed since, or the splits differ in number or order. Build the index again."
             )
+        return index
+
+    def _settings(self) -> dict[str, Any]:
+        """What [`_from_settings`] takes, and the fingerprint of the model's head."""
+        return {
+            "kind": self.kind,
+            "dim": self.dim,
+            **asdict(self.law),
+            "logit_scale": self.logit_scale,
+            "model": self.model_fingerprint,
+            **self._more_settings(),
+        }
+
+    def _blank(self) -> Self:
+        """An empty index with the same settings."""
+        index = self._from_settings(self._settings())
+        index.model_fingerprint = self.model_fingerprint
         return index
 
     @classmethod
@@ -276,6 +284,14 @@ class FlatIndex(ABC):
     @abstractmethod
     def _parameters(self) -> dict[str, np.ndarray]:
         """What is saved of every row beside its vector."""
+
+    @abstractmethod
+    def _row_columns(self) -> dict[str, np.ndarray]:
+        """What scores need of every row beside its embedding, by name, each of shape `(rows,)`."""
+
+    @abstractmethod
+    def _set_columns(self, columns: dict[str, np.ndarray], extent: dict[str, tuple[float, float]]) -> None:
+        """[`_row_columns`] of the rows of this index, and the least and greatest of the rows that it is a part of."""
 
     @abstractmethod
     def _take_parameters(self, rows: np.ndarray) -> None:

@@ -77,6 +77,7 @@ class Refinement:
         candidates (int64, shape `(batch, candidates)`): checked rows.
         searched_with (`torch.DoubleTensor` of shape `(batch, width)`, *optional*):
             vectors for which the candidates are the rows of largest inner product.
+        num_rows (`int`): how many rows the engine chose the candidates from.
         first_query (`int`): number of the first query of the batch among all, for messages.
     """
 
@@ -84,7 +85,8 @@ class Refinement:
     batch: torch.Tensor
     candidates: np.ndarray
     searched_with: torch.Tensor | None
-    first_query: int
+    num_rows: int
+    first_query: int = 0
 
     def results(self, k: int, posterior: bool, prior: float) -> BatchResults:
         """The best `k` candidates of every query, `posterior` as for [`~index_search.SearchableIndex.refine`]."""
@@ -97,7 +99,7 @@ class Refinement:
 
     def _bounds(self) -> np.ndarray:
         """What no exact key beyond the candidates exceeds, float64 of shape `(batch,)`."""
-        if self.candidates.shape[1] == len(self.index):
+        if self.candidates.shape[1] == self.num_rows:
             return np.full(len(self.batch), -np.inf)
         if self.searched_with is None:
             return np.full(len(self.batch), np.inf)

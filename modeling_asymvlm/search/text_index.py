@@ -146,13 +146,20 @@ class TextIndex(SearchableIndex):
     def _parameters(self) -> dict[str, np.ndarray]:
         return {"concentration": self._concentration, "log_normalizer": self._log_normalizer}
 
+    def _row_columns(self) -> dict[str, np.ndarray]:
+        return self._parameters()
+
+    def _set_columns(self, columns: dict[str, np.ndarray], extent: dict[str, tuple[float, float]]) -> None:
+        self._set_parameters(columns)
+        self._highest_concentration = extent["concentration"][1]
+
     def _set_parameters(self, parameters: dict[str, np.ndarray]) -> None:
         self._concentration, self._log_normalizer = parameters["concentration"], parameters["log_normalizer"]
         self._highest_concentration = self._concentration.max(initial=0)
         self._score_at_low_cosine = np.max(
             self._concentration * np.log1p(LOW_COSINE) + self._log_normalizer, initial=-np.inf
         )
-        self._sample: torch.Tensor | None = None
+        self._sample = None
 
     def _row_uncertainty(self) -> np.ndarray | None:
         return self._uncertainty_of(self._concentration) if self.law.has_concentration else None

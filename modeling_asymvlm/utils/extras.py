@@ -14,6 +14,7 @@ EXTRAS = {
     "filelock": "train",
     "fsspec": "train",
     "gradio": "demo",
+    "lancedb": "lancedb",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",
