@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 
 ROWS_AT_A_TIME = 16_384
+CONSISTENT = 1e-6  # relative, far above the rounding of the sums
 
 
 @dataclass(frozen=True)
@@ -100,4 +101,19 @@ class GallerySummary:
                 f"The moments of a gallery have shapes {shapes}, which are not those of vectors of width {dim}: build "
                 "and save the index again."
             )
-        return cls(num_images, parameters["total"], parameters["products"], parameters["evidence_range"])
+        summary = cls(num_images, parameters["total"], parameters["products"], parameters["evidence_range"])
+        if not summary._is_consistent():
+            raise ValueError(
+                f"The moments of a gallery are not those of {num_images} unit vectors with finite evidence: build and "
+                "save the index again."
+            )
+        return summary
+
+    def _is_consistent(self) -> bool:
+        """Every unit vector adds 1 to the trace, and their sum is no longer than they are many."""
+        if not self.num_images:
+            return not (self.total.any() or self.products.any())
+        trace, length = np.trace(self.products), np.linalg.norm(self.total)
+        lowest, highest = self.evidence_range
+        counted = abs(trace / self.num_images - 1) < CONSISTENT and length < self.num_images * (1 + CONSISTENT)
+        return bool(counted and np.isfinite(self.products).all() and -np.inf < lowest <= highest < np.inf)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file, save_file
 
 
 pytest.importorskip("faiss")
@@ -18,6 +19,7 @@ from modeling_asymvlm.search import certified_top_k
 from modeling_asymvlm.search.corrected_scores import CorrectedScores
 from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
+from tests.support.calibrations import make_calibration
 
 
 DIM = 8
@@ -363,6 +365,25 @@ def test_missing_and_foreign_moments_are_told(tmp_path):
         ImageIndex.load(tmp_path / str(DIM))
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("products", lambda values: 2 * values),
+        ("products", lambda values: values * np.nan),
+        ("total", lambda values: values + 300),
+        ("evidence_range", lambda values: values[::-1].copy()),
+        ("evidence_range", lambda values: values + np.inf),
+    ],
+)
+def test_moments_of_another_gallery_are_told(name, change, tmp_path):
+    build(FakeCalibration(1.0, 0.5), "vmf", drawn(seed=18)[1]).save(tmp_path / "index")
+    file = tmp_path / "index" / "parameters.safetensors"
+    parameters = load_file(file)
+    save_file({**parameters, name: change(parameters[name])}, file)
+    with pytest.raises(ValueError, match="not those of 300 unit vectors with finite evidence"):
+        ImageIndex.load(tmp_path / "index")
+
+
 def test_a_mapped_index_knows_its_moments(tmp_path):
     texts, images = drawn(seed=19)
     calibration = FakeCalibration(1.0, 0.5)
@@ -420,3 +441,25 @@ def test_an_answer_far_above_the_others_needs_no_exhaustive_search(distribution,
     index = build(FakeCalibration(1.0, 0.5), distribution, images, tau=2.5)
     found = index.search(40 * images[:20], k=10, posterior=False)  # a cosine of 1 and, next, of about 0.3
     np.testing.assert_array_equal(found.rows[:, 1:], brute_force(index, 40 * images[:20]).topk(10).indices[:, 1:])
+
+
+@pytest.mark.parametrize("distribution", LAWS)
+def test_a_fitted_calibration_gives_its_own_figures(distribution):
+    torch.manual_seed(0)
+    config = AsymVLMConfig(projection_dim=DIM, hidden_size=16, num_hidden_layers=1, distribution=distribution)
+    model = AsymVLMModel(config).eval()
+    split, calibration = make_split(24, num_images=50), make_calibration(model)
+    index = ImageIndex.from_split(model, split, calibration=calibration)
+    with torch.no_grad():
+        texts = model.get_text_features(text_features=split.text_features).pooler_output
+        logits = model.logit_scale * model.config.law.scores(texts, split.image_features)
+    expected = calibration.correction.apply(logits, calibration.evidence(split.image_features))
+    found = index.search(texts, k=50, prior=0.3, batch_size=16)
+    np.testing.assert_allclose(found.scores, expected.gather(1, torch.from_numpy(found.rows)), rtol=1e-4, atol=1e-4)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    confidence = calibration.result_confidence(found.log_posterior[:, 0])
+    presence = calibration.presence(texts, *statistics(cosines_of(index, texts)), len(index), prior=0.3)
+    for own, its in ((found.confidence, confidence), (found.presence, presence)):
+        assert (own is None) == (its is None)
+        if own is not None and its is not None:
+            np.testing.assert_allclose(own, its, rtol=1e-6)
