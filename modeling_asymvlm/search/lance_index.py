@@ -37,7 +37,7 @@ import lancedb  # noqa: E402
 
 SETTINGS = b"asymvlm"  # of the schema's metadata, as JSON
 FORMAT = 1
-VECTOR, ROW_ID = "vector", "_rowid"
+VECTOR, ROW_ID, QUERY = "vector", "_rowid", "query_index"
 ROWS_AT_A_TIME, QUERIES_AT_A_TIME = 16_384, 64
 SAMPLE_SIZE = 4096  # rows that tell where the tangents of a first search touch
 
@@ -119,10 +119,15 @@ class LanceIndex:
                 f"The metadata have a column {foreign[0]!r}, but the table has {', '.join(schema.names)}: add it with "
                 "table.add_columns first."
             )
-        arrays = [
-            columns[name].cast(kind) if name in columns.column_names else pa.nulls(len(rows), kind)
-            for name, kind in zip(schema.names, schema.types, strict=True)
-        ]
+        try:
+            arrays = [
+                columns[name].cast(kind) if name in columns.column_names else pa.nulls(len(rows), kind)
+                for name, kind in zip(schema.names, schema.types, strict=True)
+            ]
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"The metadata have another type than those of the table ({error}): convert them."
+            ) from error
         merge = self.table.merge_insert(LABEL).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(pa.table(arrays, schema=schema))
         self._describe()
@@ -204,7 +209,7 @@ class LanceIndex:
         first = CANDIDATES_PER_RESULT * k + FIRST_CANDIDATES
         for count in (min(first, num_allowed), min(GROWTH * first, num_allowed)):
             vectors = self._template._bound_queries(batch[pending], tangents)[0]
-            found = pa.concat_tables([self._nearest(vector, count, where) for vector in vectors.numpy()])
+            found = self._nearest(vectors.numpy(), count, where)
             candidates = self._index_of(found)
             places = np.arange(len(found)).reshape(len(pending), count)
             refinement = Refinement(candidates, batch[pending], places, vectors.double(), num_allowed)
@@ -221,12 +226,13 @@ class LanceIndex:
             pending = pending[unproven]
         return SearchResults(rows, labels, scores, None, uncertainty, proven)
 
-    def _nearest(self, vector: np.ndarray, count: int, where: str | None) -> pa.Table:
-        """The rows of largest inner product, by an exhaustive search."""
-        query = self.table.search(vector, vector_column_name=VECTOR).distance_type("dot").bypass_vector_index()
+    def _nearest(self, vectors: np.ndarray, count: int, where: str | None) -> pa.Table:
+        """The `count` rows of largest inner product for each vector, one after the other, by an exhaustive search."""
+        query = self.table.search(vectors, vector_column_name=VECTOR).distance_type("dot").bypass_vector_index()
         query = query if where is None else query.where(where, prefilter=True)
         names = [LABEL, VECTOR, *self._template._row_columns()]
-        return query.limit(count).with_row_id(True).select([*names, "_distance"]).to_arrow()
+        found = query.limit(count).with_row_id(True).select([*names, "_distance"]).to_arrow()
+        return found.sort_by(QUERY) if QUERY in found.column_names else found  # of one query there is no number
 
     def _index_of(self, rows: pa.Table) -> ScoredIndex:
         """An index of rows of the table, with the extent of the whole."""

@@ -67,6 +67,7 @@ def test_a_missing_extra_is_named(name, module, extra):
     ("place", "module"),
     [
         ("search.text_index", "faiss"),
+        ("search.lance_index", "lancedb"),
         ("pairs.layouts", "PIL"),
         ("store.embedding_store", "pyarrow"),
         ("reporting.plots", "matplotlib"),
