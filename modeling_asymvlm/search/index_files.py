@@ -78,8 +78,11 @@ def write_index(
     Raises:
         FileExistsError: if anything but an index or an empty folder is at `path`.
     """
-    check_replaceable(path, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
-    with writing_folder(path) as folder:
+
+    def check(found: Path) -> None:
+        check_replaceable(found, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
+
+    with writing_folder(path, check, MANIFEST) as folder:
         faiss.write_index(vectors, str(folder / VECTORS))
         with pa.OSFile(str(folder / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
