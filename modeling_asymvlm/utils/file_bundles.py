@@ -1,19 +1,22 @@
 """Folders of files that belong together: saved as one, and read as they were saved or not at all."""
 
 import hashlib
+import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .disk_errors import disk_errors_named
 from .durable_files import check_replaceable, find_folder, flush_to_disk, is_left_aside, sha256_of, writing_folder
 from .json_files import read_record, write_record
 
+
+Mapped = TypeVar("Mapped")
 
 SECONDS_BETWEEN_LOOKS = 0.05
 LOOKS = 40
@@ -102,9 +105,25 @@ class Bundle:
             file.seek(0)
         return file
 
+    def mapped(self, name: str, open_path: Callable[[str], Mapped]) -> Mapped:
+        """
+        What `open_path` makes of the path of a verified file, for libraries that map a file and take no open one.
+
+        Raises:
+            ValueError, OSError: as [`verified`].
+            BlockingIOError: if another file is at the path by now.
+        """
+        file = self.verified(name)
+        found = open_path(str(self.path / name))
+        if not os.path.samestat(os.fstat(file.fileno()), (self.path / name).stat()):
+            raise BlockingIOError(f"The {self.kind.name} at {str(self.path)!r} was replaced meanwhile: open it again.")
+        return found
+
     def damaged(self, reason: object) -> ValueError:
         """The error for a folder whose files are not what they should be."""
-        return ValueError(f"The {self.kind.name} at {str(self.path)!r} is damaged: {reason}. {self.kind.remedy}")
+        return ValueError(
+            f"The {self.kind.name} at {str(self.path)!r} is incomplete or damaged: {reason}. {self.kind.remedy}"
+        )
 
 
 @contextmanager
@@ -153,7 +172,7 @@ def _open(path: Path, kind: BundleKind, files: ExitStack) -> Bundle:
                 opened[name] = files.enter_context((path / name).open("rb"))
             except FileNotFoundError:
                 raise ValueError(
-                    f"The {kind.name} at {str(path)!r} is incomplete: it has no {name}. {kind.remedy}"
+                    f"The {kind.name} at {str(path)!r} is incomplete or damaged: it has no {name}. {kind.remedy}"
                 ) from None
     if read_record(manifest, format=kind.format, remedy=kind.remedy)["identity"] != content["identity"]:
         raise BlockingIOError(f"The {kind.name} at {str(path)!r} is replaced again and again: try again later.")
