@@ -97,7 +97,7 @@ class EmbeddingStore:
             try:
                 with disk_errors_named(self.path):
                     self.manifest = read_manifest(self.path)
-                    self._look_at_files()
+                    self._look_at_files(str(Path(path)))
                     self._check_current()
                     return
             except (OSError, ValueError):
@@ -105,9 +105,9 @@ class EmbeddingStore:
                     raise
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def _look_at_files(self) -> None:
+    def _look_at_files(self, given: str) -> None:
         if not self.path.is_dir():
-            raise FileNotFoundError(f"There is no folder of cached features at {str(self.path)!r}.")
+            raise FileNotFoundError(f"There is no folder of cached features at {given!r}.")
         self._files = {part: shards_of_splits(self.path / part) for part in FEATURE_COLUMNS}
         names = {part: set(files) for part, files in self._files.items()}
         if not names["images"] or names["images"] != names["captions"]:
