@@ -121,7 +121,16 @@ def main() -> None:
                     ]
                 )
                 print(f"done: {', '.join(rows[-1])}", flush=True)
-    header = ["batch", "law", "form", "ms", "time / products", "time / plain", "peak MiB", "error against float64"]
+    header = [
+        "batch",
+        "distribution",
+        "form",
+        "ms",
+        "time / products",
+        "time / plain",
+        "peak MiB",
+        "error against float64",
+    ]
     print()
     print_table(header, rows)
 

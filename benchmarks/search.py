@@ -97,7 +97,15 @@ def check_exactness(size: int, num_queries: int, dim: int, seeds: int) -> bool:
             errors = [f"{error:.0e}" for error in (score_error, posterior_error, uncertainty_error)]
             table.append([name, str(list(kappas)), str(queries), str(differing), *errors])
     print(f"\nFirst {K} of {size} texts, d = {dim}, both methods, {seeds} seeds, against float64 brute force\n")
-    header = ["law", "kappa", "queries", "differing", "score error", "log-posterior error", "uncertainty, relative"]
+    header = [
+        "distribution",
+        "kappa",
+        "queries",
+        "differing",
+        "score error",
+        "log-posterior error",
+        "uncertainty, relative",
+    ]
     print_table(header, table)
     return all_equal
 
@@ -257,7 +265,7 @@ def main() -> int:
     ]
     print_table(["engine", *(f"{size} texts" for size in times)], rows)
     print("\nSeconds and bytes of an index; labels are row numbers\n")
-    header = ["texts", "law", "build", "save", "load", "map", "bytes a text in memory", "in files"]
+    header = ["texts", "distribution", "build", "save", "load", "map", "bytes a text in memory", "in files"]
     print_table(header, files)
     print("\nMilliseconds of changes and of one query, of an index of images with a column of metadata\n")
     tasks = ["upsert 1", f"upsert {CHANGED}", f"add and remove {CHANGED}", "search", "search, half allowed"]

@@ -179,7 +179,15 @@ def steps_table(arguments: argparse.Namespace) -> None:
                     ]
                 )
     print(f"batch {batch}, d = {arguments.dim}, {arguments.steps} steps of each in turns; {machine(device)}\n")
-    header = ["law", "loop", "ms a step", "pairs/s", "speed / reference", "time / products", "reading a batch"]
+    header = [
+        "distribution",
+        "loop",
+        "ms a step",
+        "pairs/s",
+        "speed / reference",
+        "time / products",
+        "reading a batch",
+    ]
     print_table(header, rows)
 
 

@@ -103,7 +103,14 @@ class CalibratedConfidence:
 
     @classmethod
     def fit(
-        cls, score: torch.Tensor, correct: torch.Tensor, images: torch.Tensor, folds: torch.Tensor, gallery_size: int
+        cls,
+        score: torch.Tensor,
+        correct: torch.Tensor,
+        images: torch.Tensor,
+        folds: torch.Tensor,
+        gallery_size: int,
+        *,
+        is_log_odds: bool = False,
     ) -> Self:
         """
         Args:
@@ -111,10 +118,13 @@ class CalibratedConfidence:
             correct (`torch.Tensor` of shape `(queries,)`): whether the first result is right.
             images, folds (`torch.LongTensor` of shape `(queries,)`): the image of each query, and its fold.
             gallery_size (`int`): images that were searched.
+            is_log_odds (`bool`, *optional*, defaults to `False`): the score is meant as log-odds of a right answer:
+                few queries then leave it about as it is.
         """
+        prior = LogisticRegression(torch.ones(1, dtype=torch.float64), 0.0) if is_log_odds else None
         inputs, target = score.double()[:, None], correct.double()
-        regression = LogisticRegression.fit(inputs, target)
-        held_out = LogisticRegression.out_of_fold(inputs, target, folds).numpy()
+        regression = LogisticRegression.fit(inputs, target, prior)
+        held_out = LogisticRegression.out_of_fold(inputs, target, folds, prior).numpy()
         measured = MeasuredConfidence.of(score, held_out, correct, images, gallery_size)
         return cls(regression, measured, _rates(regression(inputs).numpy(), target.numpy()))
 

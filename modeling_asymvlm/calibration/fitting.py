@@ -83,8 +83,9 @@ def fit_parts(model: AsymVLMModel, train: Any, validation: Any, *, corpus: str, 
     top = corrected.log_softmax(dim=1).amax(dim=1)
     gallery_size = len(held_out.image_embeds)
 
-    def calibrated(score: torch.Tensor) -> CalibratedConfidence:
-        return CalibratedConfidence.fit(score, correct, held_out.index, held_out.folds, gallery_size)
+    def calibrated(score: torch.Tensor, is_log_odds: bool = False) -> CalibratedConfidence:
+        folds, images = held_out.folds, held_out.index
+        return CalibratedConfidence.fit(score, correct, images, folds, gallery_size, is_log_odds=is_log_odds)
 
     text_features = train.text_features[rows].float()
     cosines = pair_scores(held_out.text_features.float(), held_out.image_embeds, distribution="deterministic")
@@ -107,7 +108,7 @@ def fit_parts(model: AsymVLMModel, train: Any, validation: Any, *, corpus: str, 
         typical=Typicality.fit(text_features, held_out.text_features),
         text_probe=probe,
         of_text=calibrated(prediction),
-        of_result=calibrated(posterior_log_odds(top)),
+        of_result=calibrated(posterior_log_odds(top), is_log_odds=True),
         present=present,
         of_presence=of_presence,
         reference=UncertaintyReference.from_concentration(kappa, model, corpus=corpus or "the validation captions")

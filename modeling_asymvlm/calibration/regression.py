@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 
 
 # Penalties that are tried, as multiples of the mean variance of the features.
@@ -91,38 +92,53 @@ class LogisticRegression:
         return self.log_odds(inputs).sigmoid()
 
     @classmethod
-    def fit(cls, inputs: torch.Tensor, target: torch.Tensor) -> Self:
+    def fit(cls, inputs: torch.Tensor, target: torch.Tensor, prior: Self | None = None) -> Self:
         """
-        Maximum likelihood by Newton's method on standardised inputs, with the penalty of one pseudo-observation a
-        feature, which keeps separable data finite.
+        The most probable regression by Newton's method on standardised inputs. Its prior is normal of variance 1
+        around that of no effect, which keeps separable data finite, with any base rate, or around a given one.
 
         Args:
             inputs (`torch.Tensor` of shape `(rows, features)`).
             target (`torch.Tensor` of shape `(rows,)`): 0, 1 or a share.
+            prior (`LogisticRegression`, *optional*): what is believed before any row is seen.
         """
         inputs, target = inputs.double(), target.double()
         mean, deviation = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
         deviation = torch.where(deviation > 0, deviation, 1.0)
         design = torch.cat([torch.ones(len(inputs), 1, dtype=torch.float64), (inputs - mean) / deviation], dim=1)
         penalty = torch.ones(design.shape[1], dtype=torch.float64)
-        penalty[0] = 1e-3
+        if prior is None:
+            penalty[0] = 1e-3
+            centre = torch.zeros(design.shape[1], dtype=torch.float64)
+        else:
+            centre = torch.cat([prior.log_odds(mean[None]), prior.weights * deviation])
+
+        def loss(point: torch.Tensor) -> torch.Tensor:
+            log_odds, distance = design @ point, point - centre
+            return (F.softplus(log_odds) - target * log_odds).sum() + (penalty * distance).dot(distance) / 2
+
         point = torch.zeros(design.shape[1], dtype=torch.float64)
         for _ in range(MAX_STEPS):
             probability = (design @ point).sigmoid()
-            gradient = design.T @ (probability - target) + penalty * point
+            gradient = design.T @ (probability - target) + penalty * (point - centre)
             curvature = (design.T * (probability * (1 - probability))) @ design + penalty.diag()
             step = torch.linalg.solve(curvature, gradient)
-            point = point - step * min(1.0, 5.0 / float(step.abs().max().clamp(min=1e-12)))
+            here = loss(point)
+            while step.abs().max() >= 1e-10 and not loss(point - step) <= here:
+                step = step / 2
+            point = point - step
             if step.abs().max() < 1e-10:
                 break
         weights = point[1:] / deviation
         return cls(weights, float(point[0] - mean @ weights))
 
     @classmethod
-    def out_of_fold(cls, inputs: torch.Tensor, target: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+    def out_of_fold(
+        cls, inputs: torch.Tensor, target: torch.Tensor, folds: torch.Tensor, prior: Self | None = None
+    ) -> torch.Tensor:
         """What fits on the other folds say of each row: probabilities, float64 of shape `(rows,)`."""
         probabilities = torch.empty(len(target), dtype=torch.float64)
         for fold in folds.unique():
             own = folds == fold
-            probabilities[own] = cls.fit(inputs[~own], target[~own])(inputs[own])
+            probabilities[own] = cls.fit(inputs[~own], target[~own], prior)(inputs[own])
         return probabilities

@@ -128,3 +128,14 @@ def test_log_odds_of_a_posterior_are_those_of_float64():
     posterior = torch.tensor([1e-30, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-9], dtype=torch.float64)
     np.testing.assert_allclose(posterior_log_odds(posterior.log()), torch.logit(posterior), rtol=1e-6)
     assert posterior_log_odds(torch.tensor([0.0, 1e-9])).tolist() == pytest.approx([27.631, 27.631], abs=1e-2)
+
+
+def test_log_odds_that_are_right_are_left_alone_by_few_queries():
+    score, correct, images = scored(3, 1.0, queries=40)
+    log_odds = 4 * score  # too certain: 40 queries say so, but not by how much
+    plain, believed = (
+        CalibratedConfidence.fit(log_odds, correct, images, images % 5, 70, is_log_odds=is_log_odds)
+        for is_log_odds in (False, True)
+    )
+    slopes = [float(each.regression.weights) for each in (plain, believed)]
+    assert 0 < slopes[0] < slopes[1] < 1

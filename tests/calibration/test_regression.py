@@ -124,3 +124,37 @@ def test_probabilities_out_of_fold_are_those_of_the_other_folds():
         assert torch.equal(found[own], LogisticRegression.fit(inputs[~own], target[~own])(inputs[own]))
         changed = torch.where(own, 1 - target, target)
         assert torch.equal(LogisticRegression.out_of_fold(inputs, changed, folds)[own], found[own])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_prior_is_kept_without_rows_of_weight_and_left_for_many(seed):
+    generator = torch.Generator().manual_seed(seed)
+    prior = LogisticRegression(torch.ones(1, dtype=torch.float64), 0.0)
+    score = 3 * torch.randn(4000, 1, generator=generator).double()
+    target = (torch.rand(4000, generator=generator) < (0.3 * score[:, 0] - 0.5).sigmoid()).double()
+    few, many = (LogisticRegression.fit(score[:count], target[:count], prior) for count in (8, 4000))
+    assert abs(float(few.weights) - 1) < abs(float(many.weights) - 1)
+    assert float(many.weights) == pytest.approx(0.3, abs=0.03) and many.intercept == pytest.approx(-0.5, abs=0.15)
+    agreeing = LogisticRegression.fit(score, score[:, 0].sigmoid(), prior)
+    assert float(agreeing.weights) == pytest.approx(1, abs=1e-9) and agreeing.intercept == pytest.approx(0, abs=1e-9)
+
+
+def test_the_most_probable_regression_under_a_prior_is_that_of_a_general_minimiser():
+    generator = torch.Generator().manual_seed(5)
+    score = 2 + 3 * torch.randn(60, 1, generator=generator).double()
+    target = (torch.rand(60, generator=generator) < 0.7).double()
+    prior = LogisticRegression(torch.ones(1, dtype=torch.float64), 0.4)
+    mean, deviation = float(score.mean()), float(score.std(correction=0))
+
+    def loss(point):
+        weight, level = point  # level: log-odds at the mean score
+        log_odds = torch.from_numpy(level + weight * (score[:, 0].numpy() - mean))
+        likelihood = torch.nn.functional.binary_cross_entropy_with_logits(log_odds, target, reduction="sum")
+        return float(likelihood) + ((level - 0.4 - mean) ** 2 + ((weight - 1) * deviation) ** 2) / 2
+
+    expected = optimize.minimize(
+        loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000}
+    )
+    found = LogisticRegression.fit(score, target, prior)
+    assert float(found.weights) == pytest.approx(expected.x[0], abs=1e-6)
+    assert found.intercept + mean * float(found.weights) == pytest.approx(expected.x[1], abs=1e-6)
