@@ -58,7 +58,6 @@ class CheckpointingTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
         if isinstance(resume_from_checkpoint, str):
             record = read_run(Path(resume_from_checkpoint))
-            check_same_run(Path(resume_from_checkpoint), record["run"], self._identity)
             for name, spent in record["seconds"].items():
                 self.seconds[name] += spent
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -104,6 +103,12 @@ class CheckpointingTrainer(Trainer):
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As in `Trainer`. Raises `ValueError` if the weights do not fit the model, or are those of another run."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        check_same_run(folder, read_run(folder)["run"], self._identity)
 
     def _load_best_model(self) -> None:
         """As in `Trainer`, after all files of the checkpoint were compared with what was noted of them."""
