@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from safetensors.torch import save as save_tensors
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
-from ..utils.durable_files import write_file
-from ..utils.json_files import read_json, write_json
+from ..utils.disk_errors import disk_errors_named
+from ..utils.durable_files import SECONDS_TO_WAIT, write_file
+from ..utils.json_files import read_record, write_record
+from ..utils.locks import exclusive
 from .checkpoint_files import checkpoint_file
 from .confidences import CalibratedConfidence, MeasuredConfidence
 from .corpus import ReferenceCorpus
@@ -28,7 +31,10 @@ from .typicality import Typicality
 
 
 CALIBRATION_FILE, TENSORS_FILE = "calibration.json", "calibration.safetensors"
+LOCK_FILE = ".calibration.lock"
 FORMAT = 1
+SECONDS_BETWEEN_LOOKS = 0.05
+LOOKS = 40
 HEAD_PREFIX = "text_head."
 HEAD_FIELDS = (
     "distribution",
@@ -45,12 +51,21 @@ REMEDY = "Make it anew with Calibration.fit."
 
 
 def write_calibration(calibration: Any, folder: Path) -> None:
-    """Writes both files; the record comes last, and an old one goes before new tensors come."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """
+    Writes both files; the record comes last, and an old one goes before new tensors come. Who reads meanwhile waits.
+
+    Raises:
+        OSError: if the disk is full or refuses, or another process writes there for ten minutes.
+    """
     content = tensor_file(calibration)
-    (folder / CALIBRATION_FILE).unlink(missing_ok=True)
-    write_file(folder / TENSORS_FILE, content)
-    write_json(folder / CALIBRATION_FILE, _record(calibration, content))
+    record = _record(calibration, content)
+    busy = f"Another process has been writing to {str(folder)!r} for ten minutes: wait for it or end it."
+    with disk_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / LOCK_FILE, busy, timeout=SECONDS_TO_WAIT):
+            (folder / CALIBRATION_FILE).unlink(missing_ok=True)
+            write_file(folder / TENSORS_FILE, content)
+            write_record(folder / CALIBRATION_FILE, record, format=FORMAT)
 
 
 def tensor_file(calibration: Any) -> bytes:
@@ -84,7 +99,6 @@ def _regressions(calibration: Any) -> dict[str, RidgeRegression | LogisticRegres
 
 def _record(calibration: Any, content: bytes) -> dict[str, Any]:
     return {
-        "format": FORMAT,
         "head": calibration.head,
         "sha256": hashlib.sha256(content).hexdigest(),
         "head_fields": {name: getattr(calibration.model.config, name) for name in HEAD_FIELDS},
@@ -105,11 +119,19 @@ def read_calibration(name_or_path: str | os.PathLike, **hub_arguments: Any) -> d
     The parts of a saved calibration, as its constructor takes them; arguments and errors as of
     [`Calibration.from_pretrained`].
     """
+    for _ in range(LOOKS):
+        try:
+            return _read(name_or_path, **hub_arguments)
+        except (FileNotFoundError, ValueError):
+            if not (Path(name_or_path) / LOCK_FILE).exists():  # nobody is writing it
+                break
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return _read(name_or_path, **hub_arguments)
+
+
+def _read(name_or_path: str | os.PathLike, **hub_arguments: Any) -> dict[str, Any]:
     file = checkpoint_file(name_or_path, CALIBRATION_FILE, **hub_arguments)
-    record = read_json(file, remedy=REMEDY)
-    known = record.get("format") if isinstance(record, dict) else None
-    if known != FORMAT:
-        raise ValueError(f"{file} has format {known!r}, but this version reads {FORMAT}: {REMEDY.lower()}")
+    record = read_record(file, format=FORMAT, remedy=REMEDY)
     try:
         content = checkpoint_file(name_or_path, TENSORS_FILE, **hub_arguments).read_bytes()
     except FileNotFoundError as error:

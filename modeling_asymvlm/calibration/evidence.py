@@ -7,8 +7,8 @@ With a = tau, delta the log-likelihood of an image under a text, and T reference
 
 is the pointwise mutual information ln p(z|t)/p(z) for sigma = beta = 1; a query bank in the manner of Bogolin et al.,
 "Cross Modal Retrieval with Querybank Normalisation" (CVPR 2022), with the model's own likelihood as logit. sigma and
-beta are those of least negative log-likelihood of held-out captions over their gallery, and of half a caption more that
-fits any image alike; beta = 0 leaves the ranking.
+beta are those of least negative log-likelihood of held-out captions over their gallery, and of half a caption more
+that fits any image alike; beta = 0 leaves the ranking.
 """
 
 import math

@@ -11,8 +11,8 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
-from ..reporting.results import read_results
-from ..reporting.run_files import figure_warnings, save_card, save_figures, saved_calibration
+from ..reporting.results import RESULTS_FILE, read_results
+from ..reporting.run_files import are_figures_of, figure_warnings, save_card, save_figures, saved_calibration
 from ..reporting.tables import format_table
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
@@ -49,8 +49,10 @@ def evaluate_checkpoint(
     test, broken = test_features(model, checkpoint, loading, data, training)
     embedded = time.perf_counter()
     own_folder = folder.is_dir() and Path(checkpoint).is_dir() and folder.samefile(checkpoint)
-    known = own_folder and (folder / "all_results.json").is_file()
-    results = read_results(folder / "all_results.json") if known else {}
+    known = own_folder and (folder / RESULTS_FILE).is_file()
+    results = read_results(folder / RESULTS_FILE) if known else {}
+    if not are_figures_of(results, model):  # a record of how other weights were trained
+        results = {}
     results["test"] = evaluate_split(model.eval(), test, calibration=saved_calibration(checkpoint, model))
     results["test"]["time"] = {"features": embedded - started, "evaluation": time.perf_counter() - embedded}
     results |= {"model": model_facts(config), "broken_images": broken, "head_fingerprint": head_fingerprint(model)}

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from ..utils.json_files import read_json
+
 
 ARGUMENT_FILES = (".json", ".yaml", ".yml")
 
@@ -110,8 +112,13 @@ def with_underscores(word: str) -> str:
 
 def flags_in_file(file: Path) -> list[str]:
     """The flags that a JSON or YAML file stands for. Raises `ValueError` unless it maps arguments to values."""
-    text = file.read_text(encoding="utf-8")
-    values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    if file.suffix == ".json":
+        values = read_json(file, remedy="Correct it.")
+    else:
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except RecursionError:
+            raise ValueError(f"{str(file)!r} is nested too deeply to be read. Correct it.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a mapping from argument to value.")
     flags: list[str] = []

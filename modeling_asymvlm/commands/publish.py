@@ -13,8 +13,9 @@ import transformers
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import disable_progress_bars
 
-from ..publishing.upload import RESULTS_NAME, explain, prepare_upload, upload
+from ..publishing.upload import RESULTS_FILE, explain, prepare_upload, upload
 from ..reporting.results import read_results
+from ..utils.disk_errors import disk_errors_named
 from .parser import CommandParser
 
 
@@ -57,13 +58,14 @@ def main(arguments: list[str]) -> int:
         prepared = Path(temporary)
         with parser.failing(ValueError, OSError):
             prepare_upload(parsed.folder, prepared, parsed.repo_id, parsed.license)
-        for sentence in read_results(prepared / RESULTS_NAME).get("warnings", []):
+        for sentence in read_results(prepared / RESULTS_FILE).get("warnings", []):
             print(f"Warning: {sentence}")
         for file in sorted(prepared.iterdir()):
             print(f"{file.stat().st_size:>12,}  {file.name}")
         if parsed.dry_run:
             output = parsed.output or Path(tempfile.mkdtemp(prefix="asymvlm-upload-"))
-            shutil.copytree(prepared, output, dirs_exist_ok=True)
+            with parser.failing(OSError), disk_errors_named(output):
+                shutil.copytree(prepared, output, dirs_exist_ok=True)
             print(f"Nothing was uploaded; these files are in {output}.")
             return 0
         try:

@@ -16,6 +16,7 @@ import argparse
 import shutil
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ from ..pairs.sources import PairSource
 from ..pairs.splits import SPLITS
 from ..reporting.evaluate_model import evaluate_split
 from ..reporting.model_card import model_facts
-from ..reporting.run_files import calibrate, example_texts, figure_warnings, save_card, save_figures, training_record
+from ..reporting.run_files import (
+    calibrate,
+    example_texts,
+    figure_warnings,
+    remove_figures,
+    save_card,
+    save_figures,
+    training_record,
+)
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
@@ -39,11 +48,12 @@ from ..training.checks import leak_warnings, pair_warnings
 from ..training.recipes import RECIPES, Recipe
 from ..training.search import search_regularisation, use_regularisation
 from ..training.trainer import AsymVLMTrainer
+from ..utils.disk_errors import disk_errors_named
 from . import scenes
 from .checkpoint_evaluation import evaluate_checkpoint, print_results
 from .parser import ARGUMENT_FILES, CommandParser, flags_in_file, with_underscores
 from .train_arguments import FLAGS, DataArguments, ModelArguments
-from .train_checks import check_arguments, resumed_checkpoint
+from .train_checks import alone_in_folder, check_arguments, resumed_checkpoint
 
 
 INTERRUPTED = "--resume_from_checkpoint last goes on."
@@ -159,9 +169,16 @@ def read_pairs(data: DataArguments, seed: int) -> dict[str, PairSource]:
 
 
 def train_head(
-    model: AsymVLMModel, processor: Any, splits: dict[str, EmbeddingSplit], training: AsymVLMTrainingArguments
+    model: AsymVLMModel,
+    processor: Any,
+    splits: dict[str, EmbeddingSplit],
+    training: AsymVLMTrainingArguments,
+    seconds: dict[str, float],
 ) -> AsymVLMTrainer:
-    """Trains the head. Raises `KeyboardInterrupt` if a signal ended it, after a checkpoint was saved."""
+    """
+    Trains the head, after `seconds` for `features` and for what of `training` came before. Raises `KeyboardInterrupt`
+    if a signal ended it, after a checkpoint was saved.
+    """
     trainer = AsymVLMTrainer(
         model=model,
         args=training,
@@ -170,6 +187,7 @@ def train_head(
         data_collator=FeaturePairs.collate,
         processing_class=processor,
     )
+    trainer.seconds.update(seconds)
     for sentence in [*pair_warnings({"test": splits["test"]}), *leak_warnings(splits["train"], splits["test"])]:
         trainer.warn(sentence)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -179,9 +197,26 @@ def train_head(
 
 
 def main(arguments: list[str], command: str = "train") -> int:
-    """The command; returns 0, and leaves with exit code 2 for arguments, data or a backbone that are wrong."""
+    """
+    The command; returns 0, and leaves with exit code 2 for arguments, data or a backbone that are wrong, a disk that
+    refuses, or another run in the same folder.
+    """
     model_arguments, data, training = parse_arguments(arguments, command)
-    parser = command_parser(command)
+    parser, folder = command_parser(command), Path(str(training.output_dir))
+    alone = training.process_index == 0
+    with parser.failing(OSError), disk_errors_named(folder):
+        with alone_in_folder(folder) if alone else nullcontext():
+            return run(parser, model_arguments, data, training, arguments)
+
+
+def run(
+    parser: CommandParser,
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: AsymVLMTrainingArguments,
+    arguments: list[str],
+) -> int:
+    """What the command does once its arguments are known to be right."""
     transformers.utils.logging.disable_progress_bar()
     set_seed(training.seed)
     if training.evaluate_only:
@@ -203,12 +238,14 @@ def main(arguments: list[str], command: str = "train") -> int:
             search = search_regularisation(model, splits["train"], splits["validation"], training)
             use_regularisation(model, training, search["chosen"])
             set_seed(training.seed)
-        trainer = train_head(model, processor, splits, training)
-    trained = time.perf_counter()
+        spent = {"features": embedded - started, "training": time.perf_counter() - embedded}
+        trainer = train_head(model, processor, splits, training, spent)
+        trainer.count_time()
     if not trainer.is_world_process_zero():
         return 0
 
     model.eval()
+    remove_figures(folder)
     model.save_pretrained(folder)  # before anything that may go wrong with the evaluation
     if processor is not None:
         processor.save_pretrained(folder)
@@ -218,7 +255,7 @@ def main(arguments: list[str], command: str = "train") -> int:
     calibration, sentences = calibrate(folder, model, splits["train"], splits["validation"], source)
     calibrated = time.perf_counter()
     results["test"] = evaluate_split(model, splits["test"], calibration=calibration)
-    seconds = {"features": embedded - started, "training": trained - embedded, "calibration": calibrated - saved}
+    seconds = {**trainer.seconds, "calibration": calibrated - saved}
     results["test"]["time"] = {**seconds, "evaluation": time.perf_counter() - calibrated}
     results["head_fingerprint"] = head_fingerprint(model)
     results["model"] = model_facts(model.config)  # type: ignore[arg-type]

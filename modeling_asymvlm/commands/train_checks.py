@@ -1,5 +1,6 @@
 """Everything that can be known to be wrong with the arguments of training before anything is loaded."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
@@ -9,6 +10,7 @@ from ..pairs.layouts import DATA_SUFFIXES
 from ..pairs.splits import SPLITS
 from ..store.embedding_store import EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
+from ..utils.locks import exclusive
 from . import scenes
 from .train_arguments import DataArguments, ModelArguments
 
@@ -47,6 +49,17 @@ def resumed_checkpoint(model: ModelArguments, training: AsymVLMTrainingArguments
         if getattr(saved, name) != value:
             raise ValueError(f"the checkpoint was trained with --{name} {getattr(saved, name)}, not {value}.")
     return str(checkpoint)
+
+
+def alone_in_folder(folder: Path) -> AbstractContextManager[None]:
+    """A context in which no other run of this command writes to a folder. Raises `TimeoutError` if one does now."""
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    busy = (
+        f"--output_dir {str(folder)!r} is in use by another run: wait for its end, or name another folder. A run that "
+        "was killed does not count."
+    )
+    return exclusive(folder.with_name(f".{folder.name}.run.lock"), busy)
 
 
 def _check_features(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:
@@ -101,6 +114,9 @@ def _check_output(model: ModelArguments, data: DataArguments, training: AsymVLMT
     if training.resume_from_checkpoint is not None or not folder.is_dir():
         return
     figures_alone = training.evaluate_only and folder.resolve() == Path(str(model.model_name_or_path)).resolve()
+    if training.process_index == 0:
+        with alone_in_folder(folder):
+            pass
     if any(folder.iterdir()) and not (data.overwrite_output_dir or figures_alone):
         raise ValueError(
             f"--output_dir {str(folder)!r} is not empty: choose another, or pass --overwrite_output_dir, or "

@@ -1,7 +1,6 @@
 """Files of caption hierarchies, from general to specific."""
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..utils.json_files import read_json
+from ..utils.json_files import parse_json, read_json
 
 
 SEPARATOR = "=>"
@@ -77,10 +76,11 @@ def _entries(file: Path) -> Iterable[Any]:
             if file.suffix == ".csv":
                 yield from csv.DictReader(lines)
                 return
-            try:
-                entries = [json.loads(row) for row in lines if row.strip()]
-            except ValueError as error:
-                raise ValueError(f"{str(file)!r} is not JSONL: {error}.") from error
+            entries = [
+                parse_json(row, f"{str(file)!r} is not JSONL: line {number}", remedy="Correct it.")
+                for number, row in enumerate(lines, 1)
+                if row.strip()
+            ]
     if not isinstance(entries, list):
         raise ValueError(f"{str(file)!r} must hold a list of hierarchies, but holds a {type(entries).__name__}.")
     yield from entries

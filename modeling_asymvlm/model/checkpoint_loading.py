@@ -12,6 +12,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from .backbone_code import with_loaded_code
 from .backbone_quantization import check_not_quantized, hand_quantizer_to_backbone
 from .backbones import RemoteCodeConfig, backbone_class, family_of
+from .checkpoint_digests import check_digest
 from .checkpoint_fingerprints import backbone_fingerprint, check_fingerprint
 from .checkpoint_sources import (
     HUB_KWARGS,
@@ -32,6 +33,7 @@ from .checkpoint_weights import (
     load_head_weights,
     load_tokenizer,
     raise_on_mismatch,
+    weight_files,
     with_prefix,
 )
 from .configuration_asymvlm import AsymVLMConfig
@@ -181,6 +183,11 @@ class CheckpointLoadingMixin(Mixed):
             loaded: Any = super().from_pretrained(place, *model_args, config=config, **kwargs)
         model, loading_info = loaded
         raise_on_mismatch(loading_info, source)
+        if place is not None:
+            own_files = {k: v for k, v in own.items() if k not in ("use_safetensors", "_commit_hash")}
+            with damage_is_named(source):
+                for file in weight_files(place, **own_files):
+                    check_digest(file, source)
         hand_quantizer_to_backbone(model)
         model._freeze_backbone()
         return model, loading_info

@@ -4,11 +4,14 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from transformers.utils import CONFIG_NAME
+
 from .backbone_code import is_remote_code, save_code
 from .backbone_quantization import is_quantized
 from .checkpoint_code import published, unchanged
+from .checkpoint_digests import seal_weights
 from .checkpoint_fingerprints import check_fingerprint
-from .checkpoint_weights import BACKBONE_PREFIX, with_prefix
+from .checkpoint_weights import BACKBONE_PREFIX, weight_files, with_prefix
 from .frozen_backbone import FrozenBackboneMixin
 
 
@@ -25,7 +28,8 @@ class CheckpointSavingMixin(Mixed):
         self, save_directory: str | os.PathLike, *, save_backbone: bool | None = None, **kwargs
     ) -> None:
         r"""
-        Writes the configuration and `model.safetensors`, with or without the backbone's weights.
+        Writes the configuration and `model.safetensors`, with or without the backbone's weights, and with a digest in
+        its header that loading compares.
 
         Args:
             save_directory (`str` or `os.PathLike`): folder to write to; created if need be.
@@ -67,6 +71,9 @@ class CheckpointSavingMixin(Mixed):
                 super().save_pretrained(save_directory, **kwargs)
         finally:
             self._keys_to_ignore_on_save = kept
+        if kwargs.get("is_main_process", True):
+            mode = os.stat(os.path.join(save_directory, CONFIG_NAME)).st_mode & 0o777
+            seal_weights(weight_files(save_directory, variant=kwargs.get("variant")), mode)
 
     def _saves_backbone(self, asked: bool | None = None) -> bool:
         if asked is None:

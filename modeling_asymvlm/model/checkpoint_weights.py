@@ -14,6 +14,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .backbones import backbone_class
 from .checkpoint_code import check_file_names
+from .checkpoint_digests import check_digest
 
 
 BACKBONE_PREFIX, HEAD_PREFIX = "vlm.", "text_head."
@@ -132,9 +133,19 @@ def load_head_weights(
 
     Raises:
         OSError: if there is no such file.
-        ValueError: if a file is damaged, or an index names one outside the repository.
+        ValueError: if a file is damaged, also by a single bit, or an index names one outside the repository.
     """
     source = f"checkpoint {str(name_or_path)!r}"
+    state_dict: dict[str, torch.Tensor] = {}
+    with damage_is_named(source):
+        for path in weight_files(name_or_path, variant=variant, **hub_kwargs):
+            check_digest(path, source)
+            state_dict |= load_state_dict(path)
+    return state_dict
+
+
+def weight_files(name_or_path: str | os.PathLike, *, variant: str | None = None, **hub_kwargs: Any) -> list[str]:
+    """The safetensors files of a checkpoint on this machine; arguments and errors as of [`load_head_weights`]."""
     single = _with_variant(SAFE_WEIGHTS_NAME, variant)
     missing_is_fine = {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
     paths: list[Any] = [cached_file(name_or_path, single, **missing_is_fine)]
@@ -142,11 +153,7 @@ def load_head_weights(
         index = cached_file(name_or_path, _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), **missing_is_fine)
         names = [single] if index is None else shard_names(index)
         paths = [cached_file(name_or_path, name, **hub_kwargs) for name in names]
-    state_dict: dict[str, torch.Tensor] = {}
-    with damage_is_named(source):
-        for path in paths:
-            state_dict |= load_state_dict(path)
-    return state_dict
+    return paths
 
 
 def _with_variant(name: str, variant: str | None) -> str:

@@ -17,12 +17,10 @@ from ..model.checkpoint_weights import shard_names
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..reporting.model_card import PLOTS, model_card, model_facts, write_model_card
-from ..reporting.results import read_json, read_results, write_json, write_results
+from ..reporting.results import RESULTS_FILE, read_json, read_results, write_json, write_results
 from ..reporting.run_files import CALIBRATION_FILE, TENSORS_FILE, check_run_files
 from ..reporting.usage_example import run_example_isolated, usage_example
 
-
-RESULTS_NAME = "all_results.json"
 
 # Of a checkpoint's folder only these travel, beside the weights: never a cache of captions, a state of the optimiser
 # or anything pickled.
@@ -75,9 +73,9 @@ def check_publishable(folder: Path, repo_id: str) -> None:
     missing = [name for name in weight_files(folder) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} is incomplete: it has no {', '.join(missing)}.")
-    if not (folder / RESULTS_NAME).is_file():
+    if not (folder / RESULTS_FILE).is_file():
         raise ValueError(
-            f"{str(folder)!r} has no {RESULTS_NAME}, and a card states measured figures only: train or evaluate with "
+            f"{str(folder)!r} has no {RESULTS_FILE}, and a card states measured figures only: train or evaluate with "
             "this folder as the output, which writes it."
         )
     head_only = config.get("vlm_config") is not None and config.get("save_backbone") is False
@@ -112,7 +110,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
         ValueError: if the checkpoint is not to be published, with the reason and the remedy.
     """
     check_publishable(folder, repo_id)
-    results = read_results(folder / RESULTS_NAME)
+    results = read_results(folder / RESULTS_FILE)
     try:
         model = AsymVLMModel.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
@@ -126,7 +124,7 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
             settings = _without_names_of_folders(read_json(folder / name))
             write_json(output / name, {**settings, "auto_map": AUTO_MAP} if name == CONFIG_NAME else settings)
     results.pop("broken_images", None)  # they are named by their paths
-    write_results(output / RESULTS_NAME, results)
+    write_results(output / RESULTS_FILE, results)
     check_no_local_path(output)
     copy_code(output)
 
@@ -137,12 +135,12 @@ def prepare_upload(folder: Path, output: Path, repo_id: str, license: str | None
     texts = results.get("example_texts", ())
     example = usage_example(facts, str(output.resolve()), texts=texts, published=True)
     results["example_output"] = run_example_isolated(example)
-    write_results(output / RESULTS_NAME, results)
+    write_results(output / RESULTS_FILE, results)
     plots = [name for name in PLOTS if (output / name).is_file()]
     try:
         card = model_card(results, model_name=repo_id.split("/")[1], location=repo_id, published=True, plots=plots)
     except KeyError as error:
-        raise ValueError(f"{RESULTS_NAME} lacks {error}: make it anew by training or evaluating.") from error
+        raise ValueError(f"{RESULTS_FILE} lacks {error}: make it anew by training or evaluating.") from error
     write_model_card(output / "README.md", card)
     check_no_local_path(output)
 
@@ -158,7 +156,7 @@ def _without_names_of_folders(settings: dict[str, Any]) -> dict[str, Any]:
 
 def check_no_local_path(folder: Path) -> None:
     """Raises `ValueError` for a path of this machine in what is to be published."""
-    for name in (CONFIG_NAME, *SETTINGS_NAMES, CALIBRATION_FILE, RESULTS_NAME, "README.md"):
+    for name in (CONFIG_NAME, *SETTINGS_NAMES, CALIBRATION_FILE, RESULTS_FILE, "README.md"):
         text = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
         for path in re.findall(r"""(?<![\w.:/<])(?:/|~/|[A-Za-z]:\\)[^\s"'`,;]+""", text):
             if os.path.exists(os.path.expanduser(path)) or len(re.split(r"[/\\]+\w", path)) > 2:

@@ -7,6 +7,9 @@ from typing import Any
 from ..utils.json_files import read_json, write_json
 
 
+RESULTS_FILE = "all_results.json"
+
+
 def read_results(file: str | Path) -> dict[str, Any]:
     """
     The results that a card is made from.

@@ -14,11 +14,12 @@ from ..calibration.calibration import Calibration
 from ..calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
 from ..calibration.corpus import text_embeds_of
 from ..calibration.fitting import MIN_HELD_OUT
+from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..store.embedding_store import EmbeddingSplit
 from ..training.checks import comparison_warnings
 from .model_card import PLOTS, model_card, write_model_card
-from .results import write_results
+from .results import RESULTS_FILE, read_results, write_results
 from .usage_example import choose_texts, run_example, usage_example
 
 
@@ -83,7 +84,7 @@ def save_figures(folder: Path, results: dict[str, Any]) -> None:
         calibration_plot(calibration, folder / "calibration.png", title=title)
     elif "posterior" in test:
         print("No plots: matplotlib is not installed (extra `plots`).")
-    write_results(folder / "all_results.json", results)
+    write_results(folder / RESULTS_FILE, results)
 
 
 def calibrate(
@@ -160,15 +161,31 @@ def example_texts(model: AsymVLMModel, processor: Any, validation: EmbeddingSpli
 
 
 def check_run_files(folder: Path, model: AsymVLMModel) -> None:
-    """Raises `ValueError` if files beside a checkpoint were made with another head."""
+    """Raises `ValueError` if the calibration or the figures beside a checkpoint are of another head."""
     saved_calibration(str(folder), model)
+    if not are_figures_of(read_results(folder / RESULTS_FILE), model):
+        raise ValueError(
+            f"{str(folder / RESULTS_FILE)!r} has figures of other weights than those beside it, as when a run was "
+            "ended before it had evaluated its head: evaluate the model again, which writes them."
+        )
+
+
+def are_figures_of(results: dict[str, Any], model: AsymVLMModel) -> bool:
+    """Whether results are of the head of a model: its fingerprint stands in them."""
+    return results.get("head_fingerprint") == head_fingerprint(model)
+
+
+def remove_figures(folder: Path) -> None:
+    """Removes figures, card and calibration of the weights that were in a folder, before it gets others."""
+    for name in (RESULTS_FILE, "README.md", CALIBRATION_FILE, TENSORS_FILE, *PLOTS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_card(folder: Path, results: dict[str, Any]) -> None:
     """Writes the model card beside the model, whose example is executed, and completes `all_results.json` with it."""
     example = usage_example(results["model"], str(folder), texts=results.get("example_texts", ()), published=False)
     results["example_output"] = run_example(example)
-    write_results(folder / "all_results.json", results)
+    write_results(folder / RESULTS_FILE, results)
     card = model_card(
         results,
         model_name=folder.resolve().name,

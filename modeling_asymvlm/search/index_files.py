@@ -1,6 +1,7 @@
 """The folder of a saved index, and what an index was made from.
 
-index.json              kind, distribution, temperature, sizes, fingerprints of the model's head and of the splits
+index.json              kind, distribution, temperature, sizes, fingerprints of the model's head and of the splits;
+                        identity, and size and SHA-256 of the others
 vectors.faiss           the flat FAISS index, which any program with FAISS reads
 labels.arrow            captions or image ids and columns of metadata, one a row, as an Arrow file
 parameters.safetensors  float64: concentration and log_normalizer of every text; or, of images with a calibration, the
@@ -17,18 +18,18 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from ..store.embedding_store import EmbeddingSplit
-from ..utils.durable_files import check_replaceable, writing_folder
-from ..utils.json_files import read_json, write_json
+from ..utils.file_bundles import Bundle, BundleKind, opened_bundle, writing_bundle
 from .row_table import LABEL
 
 
 MANIFEST, VECTORS, LABELS, PARAMETERS = "index.json", "vectors.faiss", "labels.arrow", "parameters.safetensors"
-FORMAT = 1
+INDEX = BundleKind("index", MANIFEST, (VECTORS, LABELS, PARAMETERS), 1, "Build and save it again.")
 ENTRIES = ("num_rows", "dim", "distribution", "normalizer", "logit_scale", "model", "splits")
 ROWS_PER_DIGEST = 8192
+BYTES_AT_A_TIME = 2**20
 
 
 class SavedIndex(NamedTuple):
@@ -77,54 +78,39 @@ def write_index(
 
     Raises:
         FileExistsError: if anything but an index or an empty folder is at `path`.
+        OSError: if the disk is full or refuses.
     """
-    check_replaceable(path, MANIFEST, (MANIFEST, VECTORS, LABELS, PARAMETERS))
-    with writing_folder(path) as folder:
+    with writing_bundle(path, INDEX, manifest) as folder:
         faiss.write_index(vectors, str(folder / VECTORS))
         with pa.OSFile(str(folder / LABELS), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
         if parameters:
             save_file(parameters, folder / PARAMETERS)
-        write_json(folder / MANIFEST, {"format": FORMAT, **manifest})
 
 
 def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
     """
-    What [`write_index`] wrote.
+    What [`write_index`] wrote, each file compared with its SHA-256 first, also where it is mapped.
 
     Raises:
         FileNotFoundError: if there is no index at `path`.
         ValueError: if it is of another kind or format, or its files are damaged or do not belong together.
+        OSError: if a file may not be read.
     """
-    if not (path / MANIFEST).is_file():
-        raise FileNotFoundError(f"There is no index at {str(path)!r}: it has no {MANIFEST}.")
-    try:
-        manifest = read_json(path / MANIFEST)
-        found, *_ = (manifest["format"], manifest["kind"]), *(manifest[entry] for entry in ENTRIES)
-        if manifest.get("calibration") is not None:
-            sigma, beta = float(manifest["sigma"]), float(manifest["beta"])
-            if not (0 < sigma < math.inf and 0 <= beta < math.inf):
-                raise ValueError(f"sigma is {sigma} and beta {beta}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MANIFEST} is damaged ({error!r}): build and save the index again.") from error
-    if found != (FORMAT, kind):
-        raise ValueError(
-            f"{str(path)!r} holds a {found[1]} index of format {found[0]}, but one of {kind}s and format "
-            f"{FORMAT} is wanted. TextIndex reads text indexes, ImageIndex image indexes."
-        )
-    try:
-        # For flat indexes, FAISS maps the file under this flag and not under IO_FLAG_MMAP.
-        vectors = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
-        with pa.memory_map(str(path / LABELS)) as file:
-            table = pa.ipc.open_file(file).read_all()
-        if table.schema.get_field_index(LABEL) < 0:
-            raise KeyError(LABEL)
+    with opened_bundle(path, INDEX) as bundle:
+        manifest = bundle.content
+        _check_manifest(bundle, kind)
         has_parameters = kind == "text" or manifest.get("calibration") is not None
-        parameters = load_file(path / PARAMETERS) if has_parameters else {}
-    except (OSError, RuntimeError, KeyError, pa.ArrowInvalid, SafetensorError) as error:
-        raise ValueError(
-            f"The index at {str(path)!r} is incomplete or damaged ({error}): build and save it again."
-        ) from error
+        try:
+            vectors = _vectors(bundle, memory_map=memory_map)
+            table = bundle.mapped(LABELS, _mapped_table) if memory_map else _table(bundle.verified(LABELS).read())
+            if table.schema.get_field_index(LABEL) < 0:
+                raise KeyError(LABEL)
+            parameters = load(bundle.verified(PARAMETERS).read()) if has_parameters else {}
+        except (RuntimeError, KeyError, pa.ArrowInvalid, SafetensorError) as error:
+            raise ValueError(
+                f"The index at {str(path)!r} is incomplete or damaged ({error}): build and save it again."
+            ) from error
     if not isinstance(vectors, faiss.IndexFlatIP):
         raise ValueError(f"{path / VECTORS} is no flat index of inner products: build and save the index again.")
     of_rows = parameters.values() if kind == "text" else ()
@@ -135,3 +121,38 @@ def read_index(path: Path, kind: str, *, memory_map: bool) -> SavedIndex:
             "build and save it again."
         )
     return SavedIndex(manifest, vectors, table, parameters)
+
+
+def _check_manifest(bundle: Bundle, kind: str) -> None:
+    manifest, file = bundle.content, bundle.path / MANIFEST
+    try:
+        found, *_ = manifest["kind"], *(manifest[entry] for entry in ENTRIES)
+        if manifest.get("calibration") is not None:
+            sigma, beta = float(manifest["sigma"]), float(manifest["beta"])
+            if not (0 < sigma < math.inf and 0 <= beta < math.inf):
+                raise ValueError(f"sigma is {sigma} and beta {beta}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}): build and save the index again.") from error
+    if found != kind:
+        raise ValueError(
+            f"{str(bundle.path)!r} holds a {found} index of format {INDEX.format}, but one of {kind}s is wanted. "
+            "TextIndex reads text indexes, ImageIndex image indexes."
+        )
+
+
+def _vectors(bundle: Bundle, *, memory_map: bool) -> faiss.Index:
+    if memory_map:
+        # For flat indexes, FAISS maps the file under this flag and not under IO_FLAG_MMAP.
+        return bundle.mapped(VECTORS, lambda file: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC))
+    return faiss.read_index(
+        faiss.PyCallbackIOReader(bundle.verified(VECTORS).read, BYTES_AT_A_TIME)  # type: ignore[attr-defined]
+    )
+
+
+def _mapped_table(file: str) -> pa.Table:
+    with pa.memory_map(file) as mapped:
+        return pa.ipc.open_file(mapped).read_all()
+
+
+def _table(content: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.py_buffer(content)).read_all()

@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..pairs.sources import CaptionedImage, PairSource
-from ..utils.durable_files import link_or_copy, move_into_place, replace_folder
+from ..utils.durable_files import link_or_copy, move_into_place, replace_folder, writing_alone
 from ..utils.json_files import read_json, write_json
 from .embedding import embed, features_fingerprint
-from .embedding_store import EmbeddingSplit, EmbeddingStore, read_manifest, write_manifest, write_shard
+from .embedding_store import EmbeddingSplit, EmbeddingStore, write_shard
 from .locks import BuildLocks
+from .manifest import check_is_build, check_is_store, read_manifest, write_manifest
 from .shards import FEATURE_COLUMNS, shard_name
 from .verification import damage_of, is_verified, verified_states
 
@@ -125,7 +126,8 @@ class StoreBuilder:
         skip_broken_images: bool = False,
         details: Mapping[str, Any] | None = None,
     ):
-        self.path, self.sources, self.fingerprint, self.embed = Path(path), sources, fingerprint, embed
+        self.path, self.sources = Path(path).absolute(), sources
+        self.fingerprint, self.embed = fingerprint, embed
         self.dim, self.dtype, self.skip_broken_images = dim, dtype, skip_broken_images
         self.details = dict(details or {})
         self.unfinished = self.path.with_name(self.path.name + ".unfinished")
@@ -142,6 +144,9 @@ class StoreBuilder:
 
     def build(self, process_index: int = 0, num_processes: int = 1) -> EmbeddingStore:
         """Makes what is missing, together with all others that are building the same store, and returns it."""
+        check_is_store(self.path)
+        own = (self._plan_file, self._records, self._workshop)
+        check_is_build(self.unfinished, tuple(path.name for path in own))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = list(self._parts)
         turns = [(process_index + turn) % num_processes for turn in range(num_processes)]
@@ -326,7 +331,8 @@ class StoreBuilder:
         self._plan_file.unlink()
         for folder in (self._records, self._workshop):
             shutil.rmtree(folder)
-        replace_folder(self.unfinished, self.path)
+        with writing_alone(self.path):
+            replace_folder(self.unfinished, self.path)
         return EmbeddingStore(self.path)
 
 

@@ -11,7 +11,9 @@ An `EmbeddingStore` is a folder that the `datasets` library reads as well:
 A split may also be one file, `{split}.parquet`. Each image stands once, however many captions it has.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -21,9 +23,11 @@ import numpy as np
 import torch
 
 from ..pairs.sources import CAPTION_COLUMNS
-from ..utils.durable_files import writing_folder
-from ..utils.json_files import read_json, write_json
+from ..utils.disk_errors import disk_errors_named
+from ..utils.durable_files import find_folder, is_left_aside, writing_folder
 from .feature_matrix import STORED_AS, FeatureMatrix
+from .file_states import check_states, states_of
+from .manifest import MANIFEST_FILE, check_is_store, read_manifest, write_manifest
 from .parquet import TextColumn, decoded_features, features_in_place, open_parquet, read_column, rows_of_images
 from .shards import FEATURE_COLUMNS, ROWS_PER_GROUP, ShardWriter, shards_of_splits
 from .verification import (
@@ -33,13 +37,12 @@ from .verification import (
     damage_of,
     is_verified,
     record_verified,
-    state_of,
     verified_states,
 )
 
 
-MANIFEST_FILE = "store.json"
-FORMAT = 2
+SECONDS_BETWEEN_LOOKS = 0.05
+LOOKS = 40
 
 
 @dataclass(frozen=True)
@@ -74,20 +77,37 @@ class EmbeddingStore:
     A folder of cached features.
 
     What [`write`] or the builder of [`cached_features`] wrote stays on the disk: rows of features are read where they
-    lie, texts are loaded when they are asked for. Files from elsewhere are decoded into memory.
+    lie, texts are loaded when they are asked for. Files from elsewhere are decoded into memory. A store that is
+    replaced meanwhile is read as it was or not at all: what was not read yet raises `ValueError`, and says so.
 
     Args:
         path (`str` or `Path`): the folder.
 
     Raises:
         FileNotFoundError: if the folder or one of its parts does not exist.
-        ValueError: if images and captions have different splits, there is no split at all, or a shard is missing.
+        ValueError: if images and captions have different splits, there is no split at all, a shard is missing, or
+            `store.json` is damaged or of another format.
+        OSError: if a file may not be read.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # which stays where it is when the working directory changes
+        for look in range(LOOKS):
+            find_folder(self.path, MANIFEST_FILE)
+            try:
+                with disk_errors_named(self.path):
+                    self.manifest = read_manifest(self.path)
+                    self._look_at_files(str(Path(path)))
+                    self._check_current()
+                    return
+            except (OSError, ValueError):
+                if look == LOOKS - 1 or not (is_left_aside(self.path) or self._is_replaced()):
+                    raise
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _look_at_files(self, given: str) -> None:
         if not self.path.is_dir():
-            raise FileNotFoundError(f"There is no folder of cached features at {str(self.path)!r}.")
+            raise FileNotFoundError(f"There is no folder of cached features at {given!r}.")
         self._files = {part: shards_of_splits(self.path / part) for part in FEATURE_COLUMNS}
         names = {part: set(files) for part, files in self._files.items()}
         if not names["images"] or names["images"] != names["captions"]:
@@ -97,7 +117,13 @@ class EmbeddingStore:
                 f"for {sorted(names['captions'])}."
             )
         self.splits = sorted(names["images"])
-        self.manifest = read_manifest(self.path)
+
+    def _is_replaced(self) -> bool:
+        return read_manifest(self.path) != self.manifest
+
+    def _check_current(self) -> None:
+        if self._is_replaced():
+            raise ValueError(f"The store {str(self.path)!r} was replaced after it was opened: open it again.")
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:
@@ -128,14 +154,29 @@ class EmbeddingStore:
             raise KeyError(f"{str(self.path)!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         verified = verified_states(self.path)
         files = chain.from_iterable(self._files[part][name] for part in FEATURE_COLUMNS)
-        if all(is_verified(self.path, file, verified) for file in files):
-            return self._open(name)
-        return self.verify(name)
+        with self._replacement_told():
+            if all(is_verified(self.path, file, verified) for file in files):
+                return self._open(name)
+            return self._verify(name)
 
     def verify(self, name: str) -> EmbeddingSplit:
         """Opens one split after checking all of it, as [`split`] does the first time, whatever was noted before."""
+        with self._replacement_told():
+            return self._verify(name)
+
+    @contextmanager
+    def _replacement_told(self) -> Iterator[None]:
+        """Whatever goes wrong while a store is replaced means that it is: half of the files may be new."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self._check_current()
+            raise
+
+    def _verify(self, name: str) -> EmbeddingSplit:
         images, captions = (self._files[part][name] for part in FEATURE_COLUMNS)
-        states = {file: state_of(file) for file in (*images, *captions)}
+        self._check_current()
+        states = states_of([*images, *captions])
         for shard in self._shards(name):
             for part in FEATURE_COLUMNS:
                 damage = damage_of(self.path / shard[part]["file"], shard[part])
@@ -155,8 +196,7 @@ class EmbeddingStore:
 
     def _shards(self, name: str) -> list[dict[str, Any]]:
         """What the manifest says of the files of a split; nothing for files from elsewhere."""
-        if read_manifest(self.path) != self.manifest:
-            raise ValueError(f"The store {str(self.path)!r} was replaced after it was opened: open it again.")
+        self._check_current()
         shards = [shard for shard in self.manifest.get("shards", []) if shard["split"] == name]
         for part in FEATURE_COLUMNS:
             listed = {shard[part]["file"] for shard in shards}
@@ -176,6 +216,7 @@ class EmbeddingStore:
     def _open(self, name: str) -> EmbeddingSplit:
         images, captions = (self._files[part][name] for part in FEATURE_COLUMNS)
         shards = self._shards(name)
+        states = states_of([*images, *captions])
         groups = [([self.path / shard["images"]["file"]], [self.path / shard["captions"]["file"]]) for shard in shards]
         read = features_in_place if shards else decoded_features
         image_features, text_features = (read(self._files[part][name], FEATURE_COLUMNS[part]) for part in self._files)
@@ -186,7 +227,7 @@ class EmbeddingStore:
             )
         if len(text_features) < 2:
             raise ValueError(f"{captions[0]}: {len(text_features)} pairs, but contrast needs at least two.")
-        return EmbeddingSplit(
+        split = EmbeddingSplit(
             image_ids=TextColumn(images, "image_id", len(image_features)),
             image_features=image_features,
             captions=TextColumn(captions, "caption", len(text_features)),
@@ -198,17 +239,24 @@ class EmbeddingStore:
                 if any(column in open_parquet(file, ()).schema_arrow.names for file in captions)
             },
         )
+        self._check_current()
+        check_states(states)
+        return split
 
     @classmethod
     def write(
         cls, path: str | Path, splits: Mapping[str, EmbeddingSplit], fingerprint: dict[str, Any]
     ) -> "EmbeddingStore":
         """
-        Writes a store in place of whatever was at `path`. It is written beside it first, so that an interruption
-        leaves either the old store or the new one. Features are stored in the dtype they have: float32, float16 or
-        bfloat16.
+        Writes a store in place of one that was at `path` before. It is written beside it first, so that an
+        interruption leaves either the old store or the new one. Features are stored in the dtype they have: float32,
+        float16 or bfloat16.
+
+        Raises:
+            FileExistsError: if anything but a store with its `store.json` or an empty folder is at `path`.
+            OSError: if the disk is full or refuses.
         """
-        with writing_folder(Path(path)) as folder:
+        with writing_folder(Path(path), check_is_store, MANIFEST_FILE) as folder:
             for part in FEATURE_COLUMNS:
                 (folder / part).mkdir()
             shards = [
@@ -217,18 +265,6 @@ class EmbeddingStore:
             ]
             write_manifest(folder, fingerprint=fingerprint, shards=shards)
         return cls(path)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `store.json` says, or nothing where there is none of this format."""
-    file = folder / MANIFEST_FILE
-    manifest = read_json(file, remedy="Restore it, or make the features again.") if file.is_file() else {}
-    return manifest if manifest.get("format") == FORMAT else {}
-
-
-def write_manifest(folder: Path, **content: Any) -> None:
-    """Writes `store.json`: `fingerprint`, and per shard what [`write_shard`] gave, its `split`, and more."""
-    write_json(folder / MANIFEST_FILE, {"format": FORMAT, **content})
 
 
 def _layout(split: EmbeddingSplit) -> tuple[int, torch.dtype]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .file_states import State, open_in_state, states_of
+
 
 # How each dtype lies in a file. numpy has no bfloat16: its bits are read as integers and viewed by torch.
 STORED_AS: dict[torch.dtype, np.dtype[Any]] = {
@@ -51,19 +53,28 @@ class FeatureMatrix:
     for, a map takes in whole folios of the file's cache, a gigabyte for 2048 scattered rows.
 
     `matrix[rows]` for an integer, a slice, a list of integers or a `torch.LongTensor` gives a float32 tensor;
-    `matrix[:]` loads all of it. A matrix can be passed to other processes, which open the files themselves.
+    `matrix[:]` loads all of it. A matrix can be passed to other processes, which open the files themselves. Reading
+    raises `ValueError` if a file that is not open yet was replaced or changed meanwhile.
 
     Args:
         blocks (`Sequence[FeatureBlock]`): where the rows lie, in order.
         dim (`int`): width of a row.
         dtype (`torch.dtype`): what the rows are stored as: float32, float16 or bfloat16, little-endian.
+        states (`dict[Path, list[int]]`, *optional*): of the files when the matrix was made; by default, now.
     """
 
-    def __init__(self, blocks: Sequence[FeatureBlock], dim: int, dtype: torch.dtype):
+    def __init__(
+        self,
+        blocks: Sequence[FeatureBlock],
+        dim: int,
+        dtype: torch.dtype,
+        states: dict[Path, State] | None = None,
+    ):
         self._blocks = list(blocks)
         self._first_rows = np.cumsum([0, *(block.num_rows for block in self._blocks)])
         self._offsets = np.array([block.offset for block in self._blocks], dtype=np.int64)
         self._files = list(dict.fromkeys(block.file for block in self._blocks))
+        self._states = states_of(self._files) if states is None else states
         number_of = {file: number for number, file in enumerate(self._files)}
         self._file_of_block = np.array([number_of[block.file] for block in self._blocks], dtype=np.int64)
         self._descriptors: dict[Path, int] = {}
@@ -72,7 +83,7 @@ class FeatureMatrix:
         self.shape = (int(self._first_rows[-1]), dim)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._blocks, self.shape[1], self.dtype)
+        return type(self), (self._blocks, self.shape[1], self.dtype, self._states)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -136,7 +147,7 @@ class FeatureMatrix:
         if file in self._descriptors:
             yield self._descriptors[file]
             return
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = open_in_state(file, self._states[file])
         if len(self._files) <= MAX_OPEN_FILES and self._descriptors.setdefault(file, descriptor) == descriptor:
             yield descriptor
             return

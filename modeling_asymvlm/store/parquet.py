@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from .feature_matrix import FeatureMatrix, features_from_bytes
+from .file_states import check_states, states_of
 from .shards import feature_blocks, is_bfloat16, stored_values
 
 
@@ -44,6 +45,7 @@ def read_column(files: Sequence[Path], column: str, as_type: pa.DataType | None 
 class TextColumn(Sequence[str]):
     """
     A column of texts in parquet files, read when a text is first asked for and equal to a list of the same texts.
+    Reading raises `ValueError` if a file was replaced or changed since the column was made.
 
     Args:
         files (`Sequence[Path]`): where the rows lie, in order.
@@ -53,10 +55,14 @@ class TextColumn(Sequence[str]):
 
     def __init__(self, files: Sequence[Path], column: str, num_rows: int):
         self._files, self._column, self._num_rows = list(files), column, num_rows
+        self._states = states_of(files)
 
     @cached_property
     def _texts(self) -> pa.ChunkedArray:
-        return read_column(self._files, self._column, pa.large_string())
+        check_states(self._states)
+        texts = read_column(self._files, self._column, pa.large_string())
+        check_states(self._states)
+        return texts
 
     def __len__(self) -> int:
         return self._num_rows

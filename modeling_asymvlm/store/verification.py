@@ -15,6 +15,7 @@ import torch
 from ..utils.durable_files import sha256_of
 from ..utils.json_files import read_json, write_json
 from .feature_matrix import FeatureMatrix
+from .file_states import State, state_of
 from .parquet import read_column
 
 
@@ -22,26 +23,24 @@ VERIFIED_FILE = ".verified.json"
 ROWS_PER_CHECK = 2**13
 # A file that changes twice within one tick of the file system's clock keeps its time of change.
 CLOCK_TICK = 100_000_000  # nanoseconds
+LARGEST_NOTE = 2**24  # bytes, of a hundred thousand files
 
 
-def verified_states(folder: Path) -> dict[str, list[int]]:
-    """The states in which files of a folder were verified, by name."""
-    file = folder / VERIFIED_FILE
-    return read_json(file, remedy="Remove it: the store is then checked again.") if file.is_file() else {}
+def verified_states(folder: Path) -> dict[str, State]:
+    """The states in which files of a folder were verified, by name; none where that note is damaged."""
+    try:
+        found = read_json(folder / VERIFIED_FILE, max_bytes=LARGEST_NOTE)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def state_of(file: Path) -> list[int]:
-    """Size, time of change and inode of a file: what tells whether it is as it was when it was verified."""
-    state = file.stat()
-    return [state.st_size, state.st_mtime_ns, state.st_ino]
-
-
-def is_verified(folder: Path, file: Path, verified: Mapping[str, list[int]]) -> bool:
+def is_verified(folder: Path, file: Path, verified: Mapping[str, State]) -> bool:
     """Whether a file is as it was when it was verified."""
     return file.is_file() and verified.get(str(file.relative_to(folder))) == state_of(file)
 
 
-def record_verified(folder: Path, states: Mapping[Path, list[int]]) -> None:
+def record_verified(folder: Path, states: Mapping[Path, State]) -> None:
     """Remembers that files were verified in these states."""
     latest = time.time_ns() - CLOCK_TICK
     lasting = {str(file.relative_to(folder)): state for file, state in states.items() if state[1] < latest}

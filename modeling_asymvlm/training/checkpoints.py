@@ -1,6 +1,8 @@
 """Checkpoints of training: whole or absent, without pickle, of finite weights, and enough to resume bit by bit."""
 
 import shutil
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,14 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ..model.checkpoint_weights import BACKBONE_PREFIX
 from ..utils.durable_files import flush_to_disk
 from ..utils.json_files import write_json
 from .checks import check_weights
 from .resumable_state import load_random_state, load_training_state, save_random_state, save_training_state
+from .run_record import check_same_run, read_run, run_identity, write_run
 
 
 UNFINISHED = "unfinished-"
@@ -22,11 +25,42 @@ UNFINISHED = "unfinished-"
 
 class CheckpointingTrainer(Trainer):
     """
-    `Trainer` whose checkpoints appear whole or not at all, hold no pickle, and resume bit by bit.
+    `Trainer` whose checkpoints appear whole or not at all, hold no pickle, know their run, and resume bit by bit.
+
+    Attributes:
+        seconds (`dict[str, float]`): what the run has cost, all its processes one after another, by `features` and
+            `training`; the latter until the last checkpoint of those before and that of the present one.
 
     Raises:
-        ValueError: on saving, if a weight is not finite; nothing is written then.
+        ValueError: on saving, if a weight is not finite; nothing is written then. On resuming, if a file of the
+            checkpoint is damaged, or it is of another run.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.seconds = {"features": 0.0, "training": 0.0}
+        self._counted_until = time.perf_counter()
+
+    def count_time(self) -> None:
+        """Adds the time since the last call, or the beginning, to the cost of training."""
+        now = time.perf_counter()
+        self.seconds["training"] += now - self._counted_until
+        self._counted_until = now
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        config = self.accelerator.unwrap_model(self.model).config
+        return run_identity(config, self.args, self.train_dataset, self.eval_dataset)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+        if isinstance(resume_from_checkpoint, str):
+            record = read_run(Path(resume_from_checkpoint))
+            for name, spent in record["seconds"].items():
+                self.seconds[name] += spent
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """As in `Trainer`, but the folder appears under its name when all of it is on the disk."""
@@ -56,7 +90,11 @@ class CheckpointingTrainer(Trainer):
             }
             self.state.stateful_callbacks = states
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
+            self.count_time()
+            write_run(unfinished, self._identity, self.seconds)
             for path in [*unfinished.rglob("*"), unfinished]:
+                if path.is_file():
+                    path.chmod(unfinished.stat().st_mode & 0o666)  # safetensors would keep others from reading
                 flush_to_disk(path)
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that this one goes over again
             unfinished.rename(folder)
@@ -65,6 +103,17 @@ class CheckpointingTrainer(Trainer):
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As in `Trainer`. Raises `ValueError` if the weights do not fit the model, or are those of another run."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        check_same_run(folder, read_run(folder)["run"], self._identity)
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`, after all files of the checkpoint were compared with what was noted of them."""
+        read_run(Path(str(self.state.best_model_checkpoint)))
+        super()._load_best_model()
 
     @property
     def _random_state_file(self) -> str:

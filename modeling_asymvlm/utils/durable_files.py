@@ -5,8 +5,14 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+
+from .disk_errors import disk_errors_named
+from .locks import exclusive
+
+
+SECONDS_TO_WAIT = 600.0
 
 
 def sha256_of(file: Path) -> str:
@@ -23,13 +29,20 @@ def move_into_place(source: Path, target: Path) -> None:
 
 
 def write_file(file: Path, content: bytes) -> None:
-    """Writes a file in one step, replacing what was there; an error or an interruption leaves that."""
+    """
+    Writes a file in one step, replacing what was there; an error or an interruption leaves that.
+
+    Raises:
+        OSError: if the disk is full or refuses, with the path and what to do.
+    """
     unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_bytes(content)
-        move_into_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with disk_errors_named(file):
+        try:
+            unfinished.write_bytes(content)
+            move_into_place(unfinished, file)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
 
 def replace_folder(finished: Path, path: Path) -> None:
@@ -37,7 +50,7 @@ def replace_folder(finished: Path, path: Path) -> None:
     Puts a finished folder in place of whatever is at `path`, or, after an error or an interruption, leaves what was
     there. A kill between the two renames leaves `finished` and, beside it, the old folder under a hidden name.
     """
-    old = path.with_name(f".{path.name}.old")
+    old = _old(path)
     try:
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -52,20 +65,79 @@ def replace_folder(finished: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def writing_folder(path: Path, check: Callable[[Path], None], manifest: str) -> Iterator[Path]:
     """
     Gives an empty folder beside `path`, to be filled, and puts it in place of whatever is at `path`. After an error or
-    an interruption, what was there is there still, and nothing is left of the new folder.
+    an interruption, what was there is there still, and nothing is left of the new folder. Of several that write at
+    once, each waits for the one before.
+
+    Args:
+        path (`Path`): of the folder.
+        check (`Callable[[Path], None]`): raises for what is not to be replaced.
+        manifest (`str`): the name of the file by which a finished folder is known.
+
+    Raises:
+        TimeoutError: if another process or thread has been writing it for ten minutes.
+        OSError: if the disk is full or refuses, with the path and what to do.
     """
     path = path.resolve()  # a link stays, and the folder that it leads to is replaced
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        replace_folder(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = _unfinished(path)
+    with disk_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing_alone(path):
+            recover_folder(path, manifest)
+            check(path)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                unfinished.mkdir()
+                yield unfinished
+                replace_folder(unfinished, path)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def find_folder(path: Path, manifest: str) -> None:
+    """
+    Where nothing is at `path`, because a process was killed between two renames, puts back what it left hidden beside
+    it. Waits for a process that is writing there.
+
+    Raises:
+        TimeoutError: if another process has been writing it for ten minutes.
+    """
+    path = path.resolve()
+    if not path.exists() and (is_left_aside(path) or (_unfinished(path) / manifest).exists()):
+        with disk_errors_named(path), writing_alone(path):
+            recover_folder(path, manifest)
+
+
+def recover_folder(path: Path, manifest: str) -> None:
+    """As [`find_folder`], for whoever writes there alone: the new folder if it was finished, or the one before."""
+    unfinished, old = _unfinished(path), _old(path)
+    if not path.exists():
+        if (unfinished / manifest).exists():  # which is written last
+            unfinished.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            old.rename(path)
+
+
+def is_left_aside(path: Path) -> bool:
+    """Whether a folder that was at `path` stands aside, as while it is replaced."""
+    return _old(path.resolve()).exists()
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def writing_alone(path: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of whoever replaces `path`. Raises `TimeoutError` if another holds it for ten minutes."""
+    busy = f"Another process has been writing {str(path)!r} for ten minutes: wait for it or end it, and try again."
+    return exclusive(path.with_name(f".{path.name}.lock"), busy, timeout=SECONDS_TO_WAIT)
 
 
 def check_replaceable(path: Path, manifest: str, files: Collection[str]) -> None:

@@ -268,6 +268,7 @@ class ZeroShotClassifier:
 
         Raises:
             FileExistsError: if anything but a classifier or an empty folder is at `path`.
+            OSError: if the disk is full or refuses.
         """
         options = {name: value for name, value in self._options().items() if name not in ("model", "processor")}
         fingerprint = None if self.model is None else head_fingerprint(self.model)
@@ -286,7 +287,8 @@ class ZeroShotClassifier:
 
         Raises:
             FileNotFoundError: if there is no classifier at `path`.
-            ValueError: if it is damaged, or was made by another model.
+            ValueError: if a file is damaged, or it was made by another model.
+            OSError: if a file may not be read.
         """
         saved = read_classifier(Path(path))
         if model is not None and saved.model != head_fingerprint(model):

@@ -1,6 +1,6 @@
 """The folder of a saved zero-shot classifier.
 
-classifier.json        format, the number of prompts of each class, options, fingerprint of the model's head
+classifier.json        the number of prompts of each class, options, fingerprint of the model's head; checksums
 prompts.safetensors    prompt_embeds, natural parameters of the prompts of all classes, in the order of the classes
 """
 
@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
-from ..utils.durable_files import check_replaceable, writing_folder
-from ..utils.json_files import read_json, write_json
+from ..utils.file_bundles import BundleKind, opened_bundle, writing_bundle
 
 
-MANIFEST, PROMPTS = "classifier.json", "prompts.safetensors"
-FORMAT = 1
+PROMPTS = "prompts.safetensors"
+CLASSIFIER = BundleKind("zero-shot classifier", "classifier.json", (PROMPTS,), 1, "Make and save it again.")
 OPTIONS = {"distribution", "normalizer", "logit_scale", "fusion", "prompt_correlation"}
 
 
@@ -44,12 +43,11 @@ def write_classifier(
 
     Raises:
         FileExistsError: if anything but a classifier or an empty folder is at `path`.
+        OSError: if the disk is full or refuses.
     """
-    check_replaceable(path, MANIFEST, (MANIFEST, PROMPTS))
-    with writing_folder(path) as folder:
+    content = {"classes": list(classes.items()), "options": options, "model": model}
+    with writing_bundle(path, CLASSIFIER, content) as folder:
         save_file({"prompt_embeds": prompt_embeds.cpu().contiguous()}, folder / PROMPTS)
-        manifest = {"format": FORMAT, "classes": list(classes.items()), "options": options, "model": model}
-        write_json(folder / MANIFEST, manifest)
 
 
 def read_classifier(path: Path) -> SavedClassifier:
@@ -58,18 +56,18 @@ def read_classifier(path: Path) -> SavedClassifier:
 
     Raises:
         FileNotFoundError: if there is no classifier at `path`.
-        ValueError: if it is of another format, or its files are damaged or do not belong together.
+        ValueError: if it is of another format, or a file is damaged or missing.
+        OSError: if a file may not be read.
     """
-    if not (path / MANIFEST).is_file():
-        raise FileNotFoundError(f"There is no zero-shot classifier at {str(path)!r}: it has no {MANIFEST}.")
     try:
-        manifest = read_json(path / MANIFEST)
-        classes, options, format_ = dict(manifest["classes"]), manifest["options"], manifest["format"]
-        if format_ != FORMAT or set(options) != OPTIONS:
-            raise ValueError(f"format {format_} with {sorted(options)}")
-        parts = load_file(path / PROMPTS)["prompt_embeds"].split(list(classes.values()))
-        return SavedClassifier(dict(zip(classes, parts, strict=True)), options, manifest["model"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        with opened_bundle(path, CLASSIFIER) as bundle:
+            manifest = bundle.content
+            classes, options = dict(manifest["classes"]), manifest["options"]
+            if set(options) != OPTIONS:
+                raise bundle.damaged(f"its options are {sorted(options)}")
+            parts = load(bundle.verified(PROMPTS).read())["prompt_embeds"].split(list(classes.values()))
+            return SavedClassifier(dict(zip(classes, parts, strict=True)), options, manifest["model"])
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The zero-shot classifier at {str(path)!r} is incomplete, damaged or of another format ({error}): make "
             "and save it again."

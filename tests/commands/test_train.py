@@ -1,5 +1,6 @@
 """The command: from data to a model, figures and a card; wrong arguments; the user's mistakes."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
 from modeling_asymvlm import AsymVLMConfig, Calibration
 from modeling_asymvlm.commands import train
+from modeling_asymvlm.commands.train_checks import alone_in_folder
 from modeling_asymvlm.pairs.layouts import SPLITS
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.store.embedding_store import EmbeddingStore
@@ -391,3 +393,39 @@ def test_the_embedded_example_runs_offline_without_arguments_of_its_own(tmp_path
     assert "posterior of the first image, text -> image" in result.stdout
     assert (tmp_path / "out" / "reliability.png").exists()
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer is not None
+
+
+def test_two_runs_in_one_folder_are_told_apart(store, tmp_path, capsys):
+    with alone_in_folder(tmp_path / "out"):
+        for more in ([], ["--overwrite_output_dir"]):
+            with pytest.raises(SystemExit, match="2"):
+                run("--embeddings", store, "--output_dir", tmp_path / "out", *more)
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and "out' is in use by another run: wait for its end, or name anoth" in error
+            (tmp_path / "out").mkdir(exist_ok=True)
+            (tmp_path / "out" / "file").touch()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_figures_go_before_new_weights_come(store, tmp_path, monkeypatch, capsys):
+    arguments = ("--embeddings", store, "--output_dir", tmp_path / "out", "--overwrite_output_dir")
+    run(*arguments)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("modeling_asymvlm.commands.train.evaluate_split", full)
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments, "--seed", 3)
+    error = capsys.readouterr().err
+    assert "The disk is full: make room and try again" in error and "out'" in error
+    assert "Traceback" not in error and error.strip().count("\n") == 0
+    assert not {"all_results.json", "README.md"} & set(os.listdir(tmp_path / "out"))
+
+
+def test_a_run_does_not_go_on_from_another_seed(store, tmp_path, capsys):
+    arguments = ("--embeddings", store, "--output_dir", tmp_path / "out")
+    run(*arguments)
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments, "--resume_from_checkpoint", "last", "--seed", 3)
+    assert "is of another run: seed was 42, not 3" in capsys.readouterr().err

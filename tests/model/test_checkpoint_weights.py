@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.model.checkpoint_digests import check_digest, seal_weights
 from tests.support.tiny_backbones import tiny_backbone, tiny_images, tiny_texts
 
 
@@ -112,3 +115,37 @@ def test_an_index_that_names_other_files_is_refused(base, tmp_path, name, reason
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"names the file '{name}', .*{reason}"):
         AutoModel.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("save_backbone", [True, False])
+@pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
+def test_any_flipped_bit_of_the_weights_is_told(save_backbone, max_shard_size, base, tmp_path):
+    model = AsymVLMModel.from_vlm_pretrained(base, hidden_size=64, num_hidden_layers=3)
+    model.save_pretrained(tmp_path / "it", save_backbone=save_backbone, max_shard_size=max_shard_size)
+    files = sorted((tmp_path / "it").glob("*.safetensors"))
+    assert (len(files) > 1) == (max_shard_size == "20KB")
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "it" / "config.json").stat().st_mode}
+    again = AsymVLMModel.from_pretrained(tmp_path / "it").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+    generator = np.random.default_rng(0)
+    for file in files[:3]:
+        content = file.read_bytes()
+        first = 8 + int.from_bytes(content[:8], "little")  # behind the header
+        for position in generator.integers(first, len(content), 2):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << generator.integers(8)
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match="weights in checkpoint .*it' are damaged.*Download or save"):
+                AsymVLMModel.from_pretrained(tmp_path / "it")
+        file.write_bytes(content)
+
+
+def test_tensors_that_changed_places_are_told(tmp_path):
+    save_file({"a": torch.zeros(2), "b": torch.ones(2)}, tmp_path / "it.safetensors")
+    seal_weights([tmp_path / "it.safetensors"], 0o644)
+    check_digest(tmp_path / "it.safetensors", "it")
+    content = (tmp_path / "it.safetensors").read_bytes()
+    swapped = content.replace(b'"a":', b'"c":').replace(b'"b":', b'"a":').replace(b'"c":', b'"b":')
+    (tmp_path / "it.safetensors").write_bytes(swapped)
+    with pytest.raises(ValueError, match="weights in it are damaged"):
+        check_digest(tmp_path / "it.safetensors", "it")

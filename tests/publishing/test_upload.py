@@ -17,6 +17,7 @@ from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
 from modeling_asymvlm.commands.publish import main
 from modeling_asymvlm.model.checkpoint_code import AUTO_MAP, code_files
+from modeling_asymvlm.model.checkpoint_fingerprints import head_fingerprint
 from modeling_asymvlm.publishing.upload import upload
 from modeling_asymvlm.reporting.evaluate_model import evaluate_split
 from modeling_asymvlm.reporting.usage_example import run_example_isolated
@@ -60,6 +61,7 @@ def checkpoint(tmp_path_factory) -> Path:
         "time": {"features": 1.0, "training": 2.0, "evaluation": 3.0},
     }
     results = {"broken_images": [str(folder / "broken.png")], "test": test, "example_texts": TEXTS}
+    results["head_fingerprint"] = head_fingerprint(model)
     (folder / "all_results.json").write_text(json.dumps(results))
     (folder / "reliability.png").write_bytes(b"a plot")
     for private in ("optimizer.pt", "training_args.bin", "training_args.json", "embeddings/captions/train.parquet"):
@@ -353,3 +355,11 @@ def test_what_was_uploaded_loads(hub, dry_run, tmp_path, batch):
     with torch.no_grad():
         logits = [AutoModel.from_pretrained(folder)(**batch).logits_per_image for folder in (tmp_path, dry_run[0])]
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("fingerprint", [None, "0" * 64])
+def test_figures_of_other_weights_are_not_published(fingerprint, copied, capsys):
+    results = json.loads((copied / "all_results.json").read_text())
+    (copied / "all_results.json").write_text(json.dumps({**results, "head_fingerprint": fingerprint}))
+    error = refusal(capsys, copied, "--repo_id", NAME)
+    assert "all_results.json' has figures of other weights" in error and "evaluate the model again" in error

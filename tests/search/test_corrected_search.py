@@ -1,6 +1,5 @@
 """The evidence-corrected search: the same order, scores and posteriors as brute force in float64."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
+
+from tests.support.bundles import seal_again
 
 
 pytest.importorskip("faiss")
@@ -348,7 +349,7 @@ def test_an_index_without_a_calibration_is_not_loaded_with_one(tmp_path):
 def test_a_damaged_record_of_the_correction_is_told(entry, tmp_path):
     build(FakeCalibration(1.0, 0.5), "vmf", drawn(seed=18)[1]).save(tmp_path / "index")
     manifest = tmp_path / "index" / "index.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **entry}))
+    seal_again(manifest, **entry)
     with pytest.raises(ValueError, match="index.json is damaged"):
         ImageIndex.load(tmp_path / "index")
 
@@ -358,6 +359,7 @@ def test_missing_and_foreign_moments_are_told(tmp_path):
         build(FakeCalibration(1.0, 0.5), "vmf", drawn(seed=18)[1][:, :dim]).save(tmp_path / str(dim))
     parameters = tmp_path / str(DIM) / "parameters.safetensors"
     parameters.write_bytes((tmp_path / "5" / "parameters.safetensors").read_bytes())
+    seal_again(tmp_path / str(DIM) / "index.json")
     with pytest.raises(ValueError, match="not those of vectors of width 8"):
         ImageIndex.load(tmp_path / str(DIM))
     parameters.unlink()
@@ -380,6 +382,7 @@ def test_moments_of_another_gallery_are_told(name, change, tmp_path):
     file = tmp_path / "index" / "parameters.safetensors"
     parameters = load_file(file)
     save_file({**parameters, name: change(parameters[name])}, file)
+    seal_again(tmp_path / "index" / "index.json")
     with pytest.raises(ValueError, match="not those of 300 unit vectors with finite evidence"):
         ImageIndex.load(tmp_path / "index")
 

@@ -1,10 +1,12 @@
 """Indexes from stores, their growth, their files, and what is refused when they are read."""
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+
+from tests.support.bundles import seal_again
 
 
 pytest.importorskip("faiss")
@@ -153,14 +155,13 @@ def test_files_that_do_not_belong_together_are_told(tmp_path):
     folder = saved(tmp_path)
     with pytest.raises(ValueError, match="holds a text index of format 1, but one of images"):
         ImageIndex.load(folder)
-    manifest = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**manifest, "num_rows": 81}))
+    seal_again(folder / "index.json", num_rows=81)
     with pytest.raises(ValueError, match=r"\[80, 81\] rows"):
         TextIndex.load(folder)
-    (folder / "index.json").write_text(json.dumps({"format": 1, "kind": "text"}))
+    seal_again(folder / "index.json", {"kind": "text"})
     with pytest.raises(ValueError, match="damaged .*num_rows"):
         TextIndex.load(folder)
-    (folder / "index.json").write_text(json.dumps({**manifest, "distribution": "vmf"}))
+    seal_again(saved(tmp_path) / "index.json", distribution="vmf")
     with pytest.raises(ValueError, match="18 wide, not 17"):
         TextIndex.load(folder)
 
@@ -191,3 +192,46 @@ def test_text_queries_are_words_within_the_context(tiny_clip, tiny_processor, tm
             encode_texts(model, tiny_processor, texts)
     with pytest.raises(ValueError, match="tokens, but the context of the backbone is 16"):
         encode_texts(model, tiny_processor, ["red", "red 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17"])
+
+
+@pytest.mark.parametrize("memory_map", [False, True])
+@pytest.mark.parametrize("name", ["vectors.faiss", "labels.arrow", "parameters.safetensors"])
+def test_any_flipped_bit_of_any_file_is_told(name, memory_map, tmp_path):
+    file = saved(tmp_path) / name
+    content, generator = file.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[generator.integers(len(content))] ^= 1 << generator.integers(8)
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"index' is incomplete or damaged: {name} is not as it was written.*Bui"
+        ):
+            TextIndex.load(tmp_path / "index", memory_map=memory_map)
+
+
+@pytest.mark.parametrize("name", ["vectors.faiss", "labels.arrow", "parameters.safetensors"])
+def test_files_of_another_index_of_the_same_size_are_told(name, tmp_path):
+    folder = saved(tmp_path)
+    TextIndex.from_split(make_model(), make_split(seed=9)).save(tmp_path / "other")
+    (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(ValueError, match=f"incomplete or damaged: {name} is"):
+        TextIndex.load(folder)
+
+
+def test_a_reader_among_savers_gets_labels_and_vectors_of_one_index(tmp_path):
+    indexes = []
+    for number in range(2):
+        index = TextIndex(3, distribution="vmf")
+        index.add(torch.full((20, 3), 1.0 + number), [str(number)] * 20)
+        indexes.append(index)
+    indexes[0].save(tmp_path / "index")
+    with ThreadPoolExecutor(2) as threads:
+        savers = [
+            threads.submit(lambda one: [one.save(tmp_path / "index") for _ in range(15)], one) for one in indexes
+        ]
+        while not all(saver.done() for saver in savers):
+            loaded = TextIndex.load(tmp_path / "index")
+            found = loaded.search(torch.eye(3)[:1], 20)
+            (label,) = set(found.labels[0])
+            np.testing.assert_array_equal(found.scores, indexes[int(label)].search(torch.eye(3)[:1], 20).scores)
+    assert [len(saver.result()) for saver in savers] == [15, 15]

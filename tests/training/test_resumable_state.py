@@ -18,7 +18,9 @@ from modeling_asymvlm.training.resumable_state import (
     save_random_state,
     save_training_state,
 )
+from modeling_asymvlm.training.run_record import read_run
 from modeling_asymvlm.training.trainer import AsymVLMTrainer
+from modeling_asymvlm.utils.json_files import write_record
 from tests.support.training import head_model, make_pairs, make_trainer
 
 
@@ -163,3 +165,74 @@ def test_a_folder_without_training_state_is_named(tmp_path):
     optimizer.state[layer.weight]["history"] = [torch.zeros(2)]
     with pytest.raises(ValueError, match="The state 'history' of SGD is a list, .* without pickle"):
         save_training_state(tmp_path, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), None)
+
+
+def checkpoint_of(folder) -> str:
+    train(folder)
+    return str(folder / "checkpoint-6")
+
+
+OTHER_RUNS = {
+    "learning_rate": ({"learning_rate": 1e-4}, "learning_rate was 0.003, not 0.0001"),
+    "seed": ({"seed": 7}, "seed was 42, not 7"),
+    "weight_decay": ({"weight_decay": 0.5}, "weight_decay was .*, not 0.5"),
+    "batch": ({"per_device_train_batch_size": 8}, "global_train_batch_size was 16, not 8"),
+    "epochs": ({"num_train_epochs": 5}, "num_train_epochs was 3, not 5"),
+    "negatives": ({"same_image_negatives": True}, "same_image_negatives was False, not True"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_RUNS)
+def test_a_checkpoint_of_another_recipe_is_refused_and_what_differs_is_named(change, tmp_path):
+    arguments, message = OTHER_RUNS[change]
+    with pytest.raises(ValueError, match=f"checkpoint-6' is of another run: .*{message}.*or start anew"):
+        train(tmp_path, checkpoint_of(tmp_path), **arguments)
+
+
+def test_a_checkpoint_of_other_data_or_another_head_is_refused(tmp_path):
+    checkpoint = checkpoint_of(tmp_path)
+    settings = {**RUN, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False}
+    head = head_model(hidden_dropout_prob=0.3, num_hidden_layers=1)
+    for model, pairs, message in (
+        (head, {"train": make_pairs(8, 32, 64)}, "it saw other train pairs"),
+        (head, {"train": make_pairs(0, 32, 64), "evaluation": make_pairs(2, 21, 21)}, "it saw other validation pairs"),
+        (head_model(hidden_dropout_prob=0.1, num_hidden_layers=1), {}, "hidden_dropout_prob was 0.3, not 0.1"),
+    ):
+        with pytest.raises(ValueError, match=f"of another run: {message}"):
+            make_trainer(tmp_path, model, **{"train": make_pairs(0, 32, 64), **pairs}, **settings).train(checkpoint)
+
+
+def test_any_changed_or_missing_file_of_a_checkpoint_is_told(tmp_path):
+    checkpoint, generator = tmp_path / "checkpoint-6", np.random.default_rng(0)
+    checkpoint_of(tmp_path)
+    names = sorted(path.name for path in checkpoint.iterdir())
+    assert {"model.safetensors", "optimizer.safetensors", "random_state_0.safetensors", "run.json"} <= set(names)
+    assert len({path.stat().st_mode for path in checkpoint.iterdir()}) == 1
+    for name in names:
+        content = (checkpoint / name).read_bytes()
+        for _ in range(4):
+            damaged = bytearray(content)
+            damaged[generator.integers(len(content))] ^= 1 << generator.integers(7)
+            (checkpoint / name).write_bytes(damaged)
+            try:
+                read_run(checkpoint)
+                assert name == "run.json" and json.loads(damaged) == json.loads(content)  # white space
+            except ValueError as error:
+                assert str(checkpoint) in str(error) and "Go on from another checkpoint-N folder" in str(error)
+        (checkpoint / name).unlink()
+        with pytest.raises(FileNotFoundError if name == "run.json" else ValueError, match=name):
+            read_run(checkpoint)
+        (checkpoint / name).write_bytes(content)
+    read_run(checkpoint)
+
+
+def test_a_resumed_run_knows_what_all_of_it_has_cost(tmp_path):
+    checkpoint = checkpoint_of(tmp_path)
+    record = json.loads((tmp_path / "checkpoint-6" / "run.json").read_text())
+    record["seconds"] = {"features": 50.0, "training": 700.0}
+    kept = {name: value for name, value in record.items() if name not in ("format", "checksum")}
+    write_record(tmp_path / "checkpoint-6" / "run.json", kept, format=record["format"])
+    _, trainer = train(tmp_path, checkpoint)
+    assert trainer.seconds["features"] == 50.0 and trainer.seconds["training"] > 700.0
+    seconds = json.loads((tmp_path / "checkpoint-12" / "run.json").read_text())["seconds"]
+    assert seconds["features"] == 50.0 and 700.0 < seconds["training"] <= trainer.seconds["training"]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from modeling_asymvlm.utils.json_files import read_json, write_json
+from modeling_asymvlm.utils.json_files import read_json, read_record, write_json, write_record
 
 
 CONTENTS = [
@@ -79,3 +79,50 @@ def test_files_beyond_the_bound_are_not_parsed(tmp_path):
 def test_a_missing_file_is_no_damaged_one(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "it.json")
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"a": inner}])
+@pytest.mark.parametrize(("depth", "is_read"), [(100, True), (102, False), (700, False)])
+def test_depth_is_bounded(nest, depth, is_read, tmp_path):
+    content = 1
+    for _ in range(depth):
+        content = nest(content)
+    (tmp_path / "it.json").write_text(json.dumps(content))
+    if is_read:
+        assert read_json(tmp_path / "it.json") == content
+    else:
+        with pytest.raises(ValueError, match=r"it\.json' is nested too deeply.*Restore it"):
+            read_json(tmp_path / "it.json")
+
+
+RECORD = {"a": {"3": [1, 2.5, None, float("inf")]}, "name": os.fsdecode(b"caf\xe9"), "text": "Müller"}
+
+
+def test_a_record_comes_back_and_each_change_of_it_is_refused(tmp_path):
+    file = tmp_path / "it.json"
+    write_record(file, {**RECORD, "a": {3: (1, 2.5, None, float("inf"))}}, format=4)
+    assert read_record(file, format=4) == RECORD
+    written = json.loads(file.read_text())
+    for change in ({"text": "Miller"}, {"more": 1}, {"checksum": "0" * 64}, {"a": {"3": [1, 2.5, None]}}):
+        file.write_text(json.dumps({**written, **change}))
+        with pytest.raises(ValueError, match=r"it\.json' is damaged or was changed.*Make it anew\.$"):
+            read_record(file, format=4, remedy="Make it anew.")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is damaged: it holds no JSON object"),
+        ("null", "is damaged: it holds no JSON object"),
+        ("{}", "has format None, but this version reads 1"),
+        ('{"format": true}', "has format True, but this version reads 1"),
+        ('{"format": 1.0}', "has format 1.0, but this version reads 1"),
+        ('{"format": "1"}', "has format '1', but this version reads 1"),
+        ('{"format": 2, "checksum": ""}', "has format 2, but this version reads 1"),
+        ('{"format": 1, "a": 2}', "has no checksum: it is damaged, or of an older version"),
+    ],
+)
+def test_what_is_no_record_of_the_format_is_refused(content, message, tmp_path):
+    (tmp_path / "it.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"it\.json' {message}.*Restore it"):
+        read_record(tmp_path / "it.json", format=1)
