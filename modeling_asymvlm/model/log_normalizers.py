@@ -230,6 +230,8 @@ def _power_spherical_derivative(kappa: torch.Tensor, dim: int, order: int) -> to
 
 
 def _checked_dim(dim: int) -> int:
+    if torch.jit.is_tracing() and isinstance(dim, torch.Tensor):  # where a size of a shape is one
+        dim = int(dim)
     if isinstance(dim, bool) or not isinstance(dim, int):
         raise TypeError(f"dim must be an int, the dimension of the space that holds the sphere, got {dim!r}.")
     if dim < 2:
