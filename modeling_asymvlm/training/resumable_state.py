@@ -19,12 +19,13 @@ TRAINING_STATE = "training_state.json"
 
 # Of these, optimisers keep their state in tensors of kinds of their own, which safetensors does not know.
 QUANTISED_OPTIMIZERS = ("torchao", "bitsandbytes")
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 TENSOR = "tensor"
 
 
 def _plain(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """A state as JSON has it, its tensors moved to `tensors`. Raises `ValueError` for what neither of them holds."""
-    if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
+    if type(value) in PLAIN_TENSORS:
         tensors[place] = value.detach().cpu().contiguous().clone()
         return {TENSOR: place}
     if isinstance(value, list | tuple):
@@ -78,9 +79,15 @@ def save_training_state(folder: Path, optimizer: Any, scheduler: Any, scaler: An
     values: dict[str, dict[str, Any]] = {}
     for parameter, entries in state["state"].items():
         for name, value in entries.items():
-            plain = _plain(value, f"{parameter}.{name}", tensors)
-            if not isinstance(value, torch.Tensor):
-                values.setdefault(str(parameter), {})[name] = plain
+            if type(value) in PLAIN_TENSORS:
+                tensors[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
+            elif value is None or isinstance(value, bool | int | float | str):
+                values.setdefault(str(parameter), {})[name] = value
+            else:
+                raise ValueError(
+                    f"The state {name!r} of {type(optimizer).__name__} is a {type(value).__name__}, which cannot be "
+                    "saved without pickle. Choose another optim=, such as adamw_torch."
+                )
     record = {
         "optimizer": {"values": values, "param_groups": _plain(state["param_groups"], "group", tensors)},
         "scheduler": _plain(scheduler.state_dict(), "scheduler", tensors),
@@ -109,7 +116,7 @@ def load_training_state(folder: Path, optimizer: Any, scheduler: Any, scaler: An
         if parameter.isdecimal():
             state.setdefault(int(parameter), {})[entry] = tensor
     for parameter, values in record["optimizer"]["values"].items():
-        state.setdefault(int(parameter), {}).update(_with_tensors(values, tensors))
+        state.setdefault(int(parameter), {}).update(values)
     groups = _with_tensors(record["optimizer"]["param_groups"], tensors)
     for group in groups:  # JSON knows no tuples, such as the betas of Adam are
         tuples = {name: tuple(value) for name, value in group.items() if isinstance(value, list)}
