@@ -85,7 +85,9 @@ def text_embeds_of(model: AsymVLMModel, text_features: Any, rows: torch.Tensor |
     """
     rows = torch.arange(len(text_features)) if rows is None else rows
     parts = [
-        model.get_text_features(text_features=text_features[some].to(model.device)).pooler_output.float().cpu()
+        model.get_text_features(text_features=text_features[some].to(model.device), return_dict=True)
+        .pooler_output.float()
+        .cpu()
         for some in rows.split(ROWS_IN_HEAD)
     ]
     return torch.cat(parts) if parts else torch.empty(0, text_features.shape[1])

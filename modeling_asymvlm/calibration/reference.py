@@ -77,7 +77,9 @@ class UncertaintyReference:
         """
         model.config.law.check_concentration()
         parts = [
-            model(text_features=text_features[start : start + TEXTS_PER_PASS].to(model.device)).concentration.cpu()
+            model(
+                text_features=text_features[start : start + TEXTS_PER_PASS].to(model.device), return_dict=True
+            ).concentration.cpu()
             for start in range(0, len(text_features), TEXTS_PER_PASS)
         ]
         return cls.from_concentration(torch.cat(parts) if parts else [], model, corpus=corpus)

@@ -191,8 +191,6 @@ def train_head(
     for sentence in [*pair_warnings({"test": splits["test"]}), *leak_warnings(splits["train"], splits["test"])]:
         trainer.warn(sentence)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    if trainer.interruption.interrupted:
-        raise KeyboardInterrupt
     return trainer
 
 

@@ -10,6 +10,7 @@ from ..pairs.layouts import DATA_SUFFIXES
 from ..pairs.splits import SPLITS
 from ..store.embedding_store import EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
+from ..training.selection import check_metric
 from ..utils.locks import exclusive
 from . import scenes
 from .train_arguments import DataArguments, ModelArguments
@@ -18,6 +19,7 @@ from .train_arguments import DataArguments, ModelArguments
 def check_arguments(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:
     """Raises `ValueError` or `FileNotFoundError` for arguments that are wrong; changes none of them."""
     AsymVLMConfig(projection_dim=2, **model.head_kwargs())
+    check_metric(training, has_own_metrics=False)
     _check_features(model, data, training)
     _check_sources(model, data, training)
     _check_paths(model, data)

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 import transformers
 from transformers import MODEL_MAPPING, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 FEATURE_METHODS = ("get_text_features", "get_image_features")
+CAPTURE = ("output_attentions", "output_hidden_states")  # what every method takes by name or among its keywords
 
 
 class RemoteCodeConfig(PreTrainedConfig):
@@ -53,8 +55,9 @@ class BackboneFamily:
         takes_patches (`bool`): whether pixels come as a sequence of patches with a mask and their grid.
         architecture (`str`, *optional*): the class of transformers that holds the contrastive projections, for
             families whose `AutoModel` lacks them; only checkpoints of this architecture are taken.
-        text_features, image_features (*optional*): the raw features `(batch, dim)` given the model and its inputs, for
-            architectures whose own `get_*_features` are missing or do not serve.
+        text_features, image_features (*optional*): the model's output, with raw features `(batch, dim)` as
+            `pooler_output`, given the model and its inputs, for architectures whose own `get_*_features` are missing
+            or do not serve.
         refusal (`str`, *optional*): why no checkpoint, or no checkpoint of another architecture, can serve.
     """
 
@@ -63,14 +66,14 @@ class BackboneFamily:
     pooled_position: int | None = None
     takes_patches: bool = False
     architecture: str | None = None
-    text_features: Callable[..., torch.Tensor] | None = None
-    image_features: Callable[..., torch.Tensor] | None = None
+    text_features: Callable[..., Any] | None = None
+    image_features: Callable[..., Any] | None = None
     refusal: str | None = None
 
 
 def _aimv2_text_features(
-    vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-) -> torch.Tensor:
+    vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **capture: Any
+) -> Any:
     # The tower is causal, but transformers leaves its causal mask out of batches without padding under sdpa, so that a
     # text alone and in a batch would differ: the mask is made here.
     allowed = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool, device=input_ids.device).tril()[None, None]
@@ -78,17 +81,25 @@ def _aimv2_text_features(
         allowed = allowed & (attention_mask[:, None, None] != 0)
     additive = torch.zeros(allowed.shape, dtype=vlm.dtype, device=input_ids.device)
     additive = additive.masked_fill(~allowed, torch.finfo(vlm.dtype).min).expand(input_ids.shape[0], -1, -1, -1)
-    return vlm.get_text_features(input_ids=input_ids, attention_mask=additive).pooler_output
+    return vlm.get_text_features(input_ids=input_ids, attention_mask=additive, return_dict=True, **capture)
 
 
-def _blip_text_features(vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    hidden = vlm.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    return vlm.text_proj(hidden[:, 0])
+def _blip_text_features(
+    vlm: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **capture: Any
+) -> Any:
+    output = vlm.text_encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **capture)
+    output.pooler_output = vlm.text_proj(output.last_hidden_state[:, 0])
+    return output
 
 
-def _blip_image_features(vlm: Any, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
-    hidden = vlm.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding).last_hidden_state
-    return vlm.vision_proj(hidden[:, 0])
+def _blip_image_features(
+    vlm: Any, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **capture: Any
+) -> Any:
+    output = vlm.vision_model(
+        pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **capture
+    )
+    output.pooler_output = vlm.vision_proj(output.last_hidden_state[:, 0])
+    return output
 
 
 FAMILIES = {
@@ -174,32 +185,44 @@ def embedding_dim(vlm_config: PreTrainedConfig) -> int:
 
 
 def text_features_of(vlm: Any, **inputs: torch.Tensor | None) -> torch.Tensor:
+    """Raw (unnormalised) text features `(batch, dim)` of a backbone: those of [`text_output_of`]."""
+    return text_output_of(vlm, **inputs).pooler_output
+
+
+def image_features_of(vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None) -> torch.Tensor:
+    """Raw image features `(batch, dim)` of a backbone: those of [`image_output_of`]."""
+    return image_output_of(vlm, pixel_values, **inputs).pooler_output
+
+
+def text_output_of(vlm: Any, **inputs: Any) -> Any:
     """
-    Raw (unnormalised) text features `(batch, dim)` of a backbone, without gradients. Inputs that the backbone does not
-    take, such as the `token_type_ids` that some tokenizers always give, are left out.
+    What a backbone makes of texts, without gradients, as `BaseModelOutputWithPooling`: its raw (unnormalised) features
+    `(batch, dim)` as `pooler_output`, its `last_hidden_state` and, with `output_hidden_states` and
+    `output_attentions`, those. Inputs that the backbone does not take, such as the `token_type_ids` that some
+    tokenizers always give, are left out.
 
     Raises:
         ValueError: if it gives no pooled features, or a sequence of them.
     """
     family = family_of(vlm.config)
-    return _features(vlm, family.text_features, "get_text_features", family.pooled_position, inputs)
+    return _output(vlm, family.text_features, "get_text_features", family.pooled_position, inputs)
 
 
-def image_features_of(vlm: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor | bool | None) -> torch.Tensor:
-    """Raw image features `(batch, dim)` of a backbone, as [`text_features_of`]; pixels take the backbone's dtype."""
+def image_output_of(vlm: Any, pixel_values: torch.Tensor, **inputs: Any) -> Any:
+    """What a backbone makes of images, as [`text_output_of`]; pixels take the backbone's dtype."""
     family = family_of(vlm.config)
     pixels = {"pixel_values": pixel_values.to(vlm.dtype)}
-    return _features(vlm, family.image_features, "get_image_features", family.pooled_position, {**pixels, **inputs})
+    return _output(vlm, family.image_features, "get_image_features", family.pooled_position, {**pixels, **inputs})
 
 
-def _features(
+def _output(
     vlm: Any, declared: Callable | None, method: str, pooled_position: int | None, inputs: dict[str, Any]
-) -> torch.Tensor:
+) -> Any:
     function = getattr(vlm, method) if declared is None else declared
     taken = inspect.signature(function).parameters
     names = {name for name in inputs if name in taken}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        names |= {"attention_mask"} if names else set(inputs)
+        names |= {"attention_mask", *CAPTURE} if names else set(inputs)
     inputs = {name: value for name, value in inputs.items() if value is not None and name in names}
     with torch.no_grad():
         output = function(**inputs) if declared is None else declared(vlm, **inputs)
@@ -211,4 +234,7 @@ def _features(
         raise ValueError(
             f"{type(vlm).__name__}.{method} must give one vector per sample, shape (batch, dim), but gave {found}."
         )
-    return features
+    captured = ("last_hidden_state", "hidden_states", "attentions")
+    return BaseModelOutputWithPooling(
+        pooler_output=features, **{name: getattr(output, name, None) for name in captured}
+    )

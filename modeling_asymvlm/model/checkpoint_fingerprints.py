@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbones import family_of, image_features_of, text_features_of
+from .offloading import computing_device, stored_weights
 
 
 SKETCH_SIZE = 8
@@ -57,8 +58,9 @@ def _waves(shape: tuple[int, ...]) -> torch.Tensor:
 
 def _features(vlm: PreTrainedModel, text_length: int | None) -> dict[str, torch.Tensor]:
     """The features `(dim,)` of the example text and image."""
-    input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(vlm.device)
-    image = {name: tensor.to(vlm.device) for name, tensor in example_image(vlm.config).items()}
+    device = computing_device(vlm)
+    input_ids = example_text(vlm.config, text_length or TEXT_LENGTH).to(device)
+    image = {name: tensor.to(device) for name, tensor in example_image(vlm.config).items()}
     return {
         "text": text_features_of(vlm, input_ids=input_ids, attention_mask=torch.ones_like(input_ids))[0],
         "image": image_features_of(vlm, **image)[0],
@@ -161,7 +163,8 @@ def head_fingerprint(model: Any) -> str:
     names = [config.distribution, config.normalizer, config.mean_direction, config.hidden_act]
     settings = [*names, config.initial_concentration, config.normalize_text_features]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, tensor in sorted(model.text_head.state_dict().items()):
+    weights: Any = stored_weights(model.text_head)
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

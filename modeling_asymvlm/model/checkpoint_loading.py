@@ -21,6 +21,7 @@ from .checkpoint_sources import (
     backbone_of_head,
     chosen,
     config_of_repository,
+    device_map_of_base,
     hub_kwargs_of_base,
     place_of_code,
 )
@@ -38,6 +39,7 @@ from .checkpoint_weights import (
 )
 from .configuration_asymvlm import AsymVLMConfig
 from .frozen_backbone import FrozenBackboneMixin
+from .offloading import computing_device
 from .text_head import ProbabilisticTextHead
 
 
@@ -124,7 +126,7 @@ class CheckpointLoadingMixin(Mixed):
         model = cls._composed(config, backbone)
         if quantization_config is not None:
             return cls._quantized(model, quantization_config=quantization_config, **placing)
-        model.text_head.to(backbone.device)
+        model.text_head.to(computing_device(backbone))
         return model.eval()
 
     @classmethod
@@ -154,12 +156,15 @@ class CheckpointLoadingMixin(Mixed):
         output_loading_info = kwargs.pop("output_loading_info", False)
         trust_remote_code, code_revision = (kwargs.pop(k, None) for k in ("trust_remote_code", "code_revision"))
         kwargs.pop("ignore_mismatched_sizes", None)  # never: mis-shaped weights are an error
+        # "auto" is how to load, and nothing that a configuration could hold; `torch_dtype` is the older name.
+        older, dtype = kwargs.pop("torch_dtype", None), kwargs.pop("dtype", None)
+        precision = {"dtype": dtype or older} if dtype or older else {}
         place, own = pretrained_model_name_or_path, chosen(kwargs, HUB_KWARGS + REPOSITORY_KWARGS)
         if place is not None and not isinstance(config, PreTrainedConfig):
             source = place if config is None else config
             config, kwargs = AsymVLMConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
         config = copy.deepcopy(config)
-        kwargs = {k: v for k, v in kwargs.items() if k not in HUB_KWARGS + REPOSITORY_KWARGS}
+        kwargs = {k: v for k, v in kwargs.items() if k not in HUB_KWARGS + REPOSITORY_KWARGS} | precision
         head_only = config is not None and config.vlm_config is not None and config.save_backbone is False
         if config is not None and trust_remote_code and isinstance(config.vlm_config, RemoteCodeConfig):
             code_place, code_kwargs = place_of_code(place, own, config, head_only)
@@ -224,12 +229,14 @@ class CheckpointLoadingMixin(Mixed):
         if quantized is not None:
             for name in ("device_map", "attn_implementation"):
                 placing[name] = base_kwargs.pop(name, None)
+        base_kwargs["device_map"] = device_map_of_base(base_kwargs.get("device_map"))
         backbone = backbone_of_head(config, source, base_kwargs)
         with torch.device("meta"):  # nothing is initialised only to be overwritten
             model = cls(config, vlm=backbone)
-        loading_info = _assign_weights(model.text_head, head, backbone.device, source)
+        loading_info = _assign_weights(model.text_head, head, computing_device(backbone), source)
         model.text_head.eval()
         model.training = False
+        model.config.dtype = backbone.dtype
         if config.backbone_fingerprint is not None:
             base, fixed_length = config.base_model_name_or_path, config.fixed_text_length
             check_fingerprint(config.backbone_fingerprint, backbone, f"{base!r}", text_length=fixed_length)

@@ -13,6 +13,7 @@ from .checkpoint_digests import seal_weights
 from .checkpoint_fingerprints import check_fingerprint
 from .checkpoint_weights import BACKBONE_PREFIX, weight_files, with_prefix
 from .frozen_backbone import FrozenBackboneMixin
+from .offloading import stored_weights
 
 
 if TYPE_CHECKING:  # as in frozen_backbone.py
@@ -53,6 +54,9 @@ class CheckpointSavingMixin(Mixed):
                 "The backbone is quantised, and quantised weights are not written: pass save_backbone=False, which "
                 "leaves the backbone to its repository, or save the model whole without quantization_config."
             )
+        offloaded = any(parameter.is_meta for parameter in self.parameters())
+        if offloaded and kwargs.get("state_dict") is None and not hasattr(self, "hf_device_map"):
+            kwargs["state_dict"] = stored_weights(self)  # by accelerate alone, of which transformers does not know
         pushed = kwargs.get("push_to_hub", False)
         if self.vlm is not None and not save_backbone and not is_quantized(self.vlm):
             self._check_base(for_others=pushed)

@@ -7,7 +7,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 
 from .backbone_code import class_references, is_remote_code, refers_to_hub, with_loaded_code
 from .backbones import backbone_class
-from .checkpoint_weights import load_backbone
+from .checkpoint_weights import BACKBONE_PREFIX, load_backbone
 
 
 Place = str | os.PathLike
@@ -41,6 +41,17 @@ def hub_kwargs_of_base(own: dict[str, Any], config: Any) -> dict[str, Any]:
     """What reaches the repository of the backbone at its commit, given the `own` arguments of a checkpoint's."""
     revision = {} if config.base_model_revision is None else {"revision": config.base_model_revision}
     return chosen(own, HUB_KWARGS) | revision
+
+
+def device_map_of_base(device_map: Any) -> Any:
+    """Of a `device_map` of the whole model, the part that its backbone gets when it is loaded alone."""
+    if not isinstance(device_map, dict):
+        return device_map
+    whole = BACKBONE_PREFIX.removesuffix(".")
+    inside = {name.removeprefix(BACKBONE_PREFIX): name for name in device_map if name.startswith(BACKBONE_PREFIX)}
+    of_all = next((device_map[name] for name in (whole, "") if name in device_map), None)
+    rest = {} if of_all is None else {"": of_all}
+    return {**rest, **{name: device_map[full] for name, full in inside.items()}} or device_map
 
 
 def place_of_code(place: Any, own: dict[str, Any], config: Any, head_only: bool) -> tuple[Any, dict[str, Any]]:

@@ -3,9 +3,11 @@
 import copy
 import inspect
 import math
+from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 from .backbones import RemoteCodeConfig, embedding_dim, family_of
 from .checkpoint_code import AUTO_MAP, check_auto_map, copy_code, unchanged
@@ -13,11 +15,15 @@ from .objective import Likelihood
 from .text_inputs import text_context_length
 
 
+logger = logging.get_logger(__name__)
+
+# Raised when a field is added or changed in a way that an earlier version would read wrongly.
+CONFIG_FORMAT = 1
 MEAN_DIRECTIONS = ("learned", "refined", "backbone")
 FINGERPRINT_PARTS = {"dtype", "weights", "text", "image"}
 
 # Fields of any configuration that transformers, its Trainer and its pipelines read or write without an attribute for
-# them on the base class.
+# them on the base class: kept without a warning.
 LIBRARY_FIELDS = (
     "attn_implementation",
     "auto_map",
@@ -85,9 +91,13 @@ class AsymVLMConfig(PreTrainedConfig):
         save_backbone (`bool`, *optional*):
             Whether `save_pretrained` writes the backbone's weights too. By default it does unless they are
             available from a Hub repository at a known commit.
+        format (`int`, *optional*, defaults to 1):
+            Of the fields themselves. A configuration of a later format is refused, since its fields may mean something
+            else; in a saved configuration of this one, fields of other programs are kept, with one warning.
 
     Raises:
-        ValueError: for a value out of the ranges above, or a field that this version does not know.
+        ValueError: for a value out of the ranges above, a later format, or an unknown argument where the configuration
+            is written by hand.
 
     Example:
 
@@ -128,8 +138,11 @@ class AsymVLMConfig(PreTrainedConfig):
         base_model_revision=None,
         backbone_fingerprint=None,
         save_backbone=None,
+        format=CONFIG_FORMAT,
         **kwargs,
     ):
+        _check_format(format)
+        self.format = format
         self.vlm_config = _own_copy(vlm_config)
         self.distribution = distribution
         self.mean_direction = mean_direction
@@ -160,6 +173,21 @@ class AsymVLMConfig(PreTrainedConfig):
         check_auto_map(kwargs.get("auto_map"))
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in `PreTrainedConfig`. Raises `ValueError` for the configuration of another kind of model."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is the configuration of a model of type {model_type!r}, not of an AsymVLM checkpoint: to put a "
+                "head on a backbone, use AsymVLMModel.from_vlm_pretrained with its name or folder."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self):
+        """As in `PreTrainedConfig`; the format is always stated."""
+        return {**super().to_diff_dict(), "format": self.format}
+
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """As in `PreTrainedConfig`; with an `auto_map`, as published checkpoints have, the code goes along."""
         with unchanged(self):
@@ -174,6 +202,18 @@ class AsymVLMConfig(PreTrainedConfig):
     def law(self) -> Likelihood:
         """What a text says of images, as `distribution` and `normalizer` name it now: scores, objective, classes."""
         return Likelihood(self.distribution, self.normalizer)
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """Of the backbone's text tower, as `get_text_config` finds it; an `AttributeError` without a backbone."""
+        vlm_config: Any = self.vlm_config
+        return vlm_config.text_config
+
+    @property
+    def vision_config(self) -> PreTrainedConfig:
+        """Of the backbone's image tower; an `AttributeError` without a backbone."""
+        vlm_config: Any = self.vlm_config
+        return vlm_config.vision_config
 
     @property
     def fixed_text_length(self) -> int | None:
@@ -217,15 +257,33 @@ class AsymVLMConfig(PreTrainedConfig):
             raise ValueError(f"Unknown hidden_act {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}.")
 
 
+def _check_format(found: object) -> None:
+    """Raises `ValueError` for a format that this version cannot read."""
+    if not isinstance(found, int) or not 1 <= found <= CONFIG_FORMAT:
+        raise ValueError(
+            f"The configuration has the format {found!r}, and this version of modeling_asymvlm reads {CONFIG_FORMAT} "
+            "at most: upgrade it; nothing was loaded."
+        )
+
+
 def _check_fields(fields: dict) -> None:
-    """Raises `ValueError` for a field that neither this class nor transformers knows: a typo, or a later version's."""
+    """
+    Warns of fields that neither this class nor transformers knows, which other tools write into saved configurations;
+    raises `ValueError` for one in arguments written by hand, where it is a typo.
+    """
     known = {*vars(PreTrainedConfig()), *inspect.signature(PreTrainedConfig.__init__).parameters, *LIBRARY_FIELDS}
     unknown = sorted(name for name in fields if name not in known and not name.startswith("_"))
-    if unknown:
+    if not unknown:
+        return
+    if "model_type" not in fields:
         raise ValueError(
-            f"Unknown fields in an AsymVLM configuration: {', '.join(unknown)}. If the checkpoint was written by a "
-            "later version of modeling_asymvlm, upgrade to it; nothing was loaded."
+            f"Unknown fields in an AsymVLM configuration: {', '.join(unknown)}. Correct the spelling, or upgrade "
+            "modeling_asymvlm if a later version has them; nothing was loaded."
         )
+    logger.warning_once(
+        f"The configuration holds fields that AsymVLM does not use: {', '.join(unknown)}. They are kept, and saved "
+        "with it."
+    )
 
 
 def _forget_places(config: PreTrainedConfig | dict) -> None:

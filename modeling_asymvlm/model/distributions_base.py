@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, biject_to, constraints, transform_to, transforms
 
 from .distributions_sampling import around, uniform_directions
 from .log_normalizers import uniform_log_density
@@ -31,6 +31,36 @@ class _FiniteNonnegative(constraints.Constraint):
 
 unit_sphere = _UnitSphere()
 finite_nonnegative = _FiniteNonnegative()
+
+
+class _Normalize(transforms.Transform):
+    """Vectors to their directions, the first axis for 0: onto the sphere, but not one to one, so of no density."""
+
+    domain = constraints.real_vector
+    codomain = unit_sphere
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Normalize)
+
+    def _call(self, x: torch.Tensor) -> torch.Tensor:
+        first_axis = (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
+        has_direction = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True) > 0
+        return F.normalize(torch.where(has_direction, x, first_axis), dim=-1, eps=0)
+
+    def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        return y
+
+
+# No smooth map of a Euclidean space is one to one onto the sphere, so that `biject_to` has none for it.
+@transform_to.register(_UnitSphere)
+def _onto_the_sphere(constraint: constraints.Constraint) -> transforms.Transform:
+    return _Normalize()
+
+
+@biject_to.register(_FiniteNonnegative)
+@transform_to.register(_FiniteNonnegative)
+def _onto_the_positive_reals(constraint: constraints.Constraint) -> transforms.Transform:
+    return transforms.ExpTransform()
 
 
 class Directional(Distribution):
@@ -59,13 +89,16 @@ class Directional(Distribution):
         The distribution with `eta = concentration * loc` of shape `(*batch, dim)`.
 
         eta = 0 has no direction and gives the uniform distribution: the first axis stands in for it, and the gradient
-        there is 0.
+        there is 0, of all orders.
         """
         eta = natural_parameter.to(torch.promote_types(natural_parameter.dtype, torch.float32))
-        concentration = torch.linalg.vector_norm(eta, dim=-1)
+        has_direction = torch.linalg.vector_norm(eta.detach(), dim=-1) > 0
         first_axis = (torch.arange(eta.shape[-1], device=eta.device) == 0).to(eta.dtype)
-        loc = F.normalize(torch.where(concentration[..., None] > 0, eta, first_axis), dim=-1, eps=0)
-        return cls(loc, concentration, validate_args=validate_args)
+        # Chosen before the norm is taken: at 0 its second derivative is not a number.
+        directed = torch.where(has_direction[..., None], eta, first_axis)
+        norm = torch.linalg.vector_norm(directed, dim=-1)
+        concentration = torch.where(has_direction, norm, torch.zeros_like(norm))
+        return cls(F.normalize(directed, dim=-1, eps=0), concentration, validate_args=validate_args)
 
     @classmethod
     def fit(cls, samples: torch.Tensor, weights: torch.Tensor | None = None):

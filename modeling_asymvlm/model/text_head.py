@@ -51,7 +51,7 @@ class ProbabilisticTextHead(nn.Module):
         device_type = text_features.device.type
         mixed = self.training and self.training_dtype is not None
         with torch.autocast(device_type, enabled=False):
-            text_features = text_features.to(at_least_float32(self.output_layer.weight).dtype)
+            text_features = text_features.to(at_least_float32(self.logit_scale).dtype)
             direction = F.normalize(text_features, dim=-1)  # (batch, projection_dim)
             scaled_direction = math.sqrt(text_features.shape[-1]) * direction  # entries of mean square 1
             hidden = self.input_dropout(scaled_direction if self.normalizes_features else text_features)
@@ -69,7 +69,10 @@ class ProbabilisticTextHead(nn.Module):
 
 def _linear(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """The layer in the dtype of `inputs`; it is called, not copied, so that an adapter around it takes part."""
-    if layer.weight.dtype == inputs.dtype or torch.is_autocast_enabled(inputs.device.type):
+    weight: Any = layer.weight
+    if not isinstance(weight, torch.Tensor):  # quantised by `torch.ao.quantization.quantize_dynamic`: takes float32
+        return layer(inputs.float()).to(inputs.dtype)
+    if weight.dtype == inputs.dtype or torch.is_autocast_enabled(inputs.device.type):
         return layer(inputs)
     parameters = {name: at_least_float32(parameter) for name, parameter in layer.named_parameters()}
     return functional_call(layer, parameters, (inputs,))

@@ -27,11 +27,11 @@ def likelihood_scores(model: AsymVLMModel, split: EmbeddingSplit, *, batch_size:
     texts = split.text_features
     text_embeds = torch.cat(
         [
-            model(text_features=texts[start : start + batch_size].to(model.device)).text_embeds
+            model(text_features=texts[start : start + batch_size].to(model.device), return_dict=True).text_embeds
             for start in range(0, len(texts), batch_size)
         ]
     )
-    image_embeds = model(image_features=split.image_features[:].to(model.device)).image_embeds
+    image_embeds = model(image_features=split.image_features[:].to(model.device), return_dict=True).image_embeds
     return EmbeddingScores(text_embeds, image_embeds, model.config.law.scores)
 
 

@@ -224,7 +224,7 @@ class ImageIndex(ScoredImages):
         return 0 if self.correction is None else 1
 
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
-        return model.get_image_features(image_features=features).pooler_output
+        return model.get_image_features(image_features=features, return_dict=True).pooler_output
 
     def _remove_rows(self, rows: np.ndarray) -> None:
         if self.correction is None:

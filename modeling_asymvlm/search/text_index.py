@@ -138,7 +138,7 @@ class TextIndex(SearchableIndex):
         return 1 if self.law.is_linear else 2
 
     def _embed(self, model: AsymVLMModel, features: torch.Tensor) -> torch.Tensor:
-        return model.get_text_features(text_features=features).pooler_output
+        return model.get_text_features(text_features=features, return_dict=True).pooler_output
 
     def _take_parameters(self, rows: np.ndarray) -> None:
         self._set_parameters({name: values[rows] for name, values in self._parameters().items()})

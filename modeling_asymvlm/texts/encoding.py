@@ -65,7 +65,7 @@ def encode_tokens(
 ) -> torch.Tensor:
     """As [`encode_texts`] for texts that are tokenised already; those beyond the context are cut."""
     features = backbone_features(model, tokenized, batch_size=batch_size, progress=progress)
-    return model.get_text_features(text_features=features).pooler_output
+    return model.get_text_features(text_features=features, return_dict=True).pooler_output
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ class TextUncertaintyPipeline(ChunkPipeline):
         text, is_last = model_inputs.pop("text"), model_inputs.pop("is_last")
         features = self.model.backbone_text_features(**model_inputs)  # type: ignore[operator]
         features = features.to(self.model.logit_scale.device)
-        concentration = self.model(text_features=features).concentration
+        concentration = self.model(text_features=features, return_dict=True).concentration
         return {"concentration": concentration, "text_features": features, "text": text, "is_last": is_last}
 
     def postprocess(  # type: ignore[override]

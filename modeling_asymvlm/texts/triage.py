@@ -87,7 +87,7 @@ def triage(
     tokenized = tokenize_texts(tokenizer, distinct)
     cut = tokenized.too_long(model.config.text_max_length)
     features = backbone_features(model, tokenized, batch_size=batch_size, progress=progress)
-    eta = model.get_text_features(text_features=features).pooler_output.detach().cpu()
+    eta = model.get_text_features(text_features=features, return_dict=True).pooler_output.detach().cpu()
     texts = distribution_class.from_natural_parameter(eta, validate_args=False)
     duplicates = _with_equal_captions(near_duplicates(texts, duplicate_divergence, progress=progress), number)
     images = None if image_ids is None else np.unique(np.asarray(image_ids), return_inverse=True)[1]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .argument_table import check_training_arguments
 from .schedule import Schedule, resolve_schedule
 
 
@@ -14,7 +15,8 @@ class AsymVLMTrainingArguments(TrainingArguments):
     `TrainingArguments` with defaults for a head on frozen features: AdamW with a cosine schedule in large batches,
     evaluated and saved before the first step and about 16 times on the way, of which the best by validation loss at
     its fitted temperature is kept. Batch, steps and evaluations follow the number of training pairs where they are not
-    given: see [`schedule`]. `evaluate_only` says whether `do_eval` was asked for without `do_train`.
+    given: see [`schedule`]. What of `TrainingArguments` is supported, and why the rest is refused, stands in
+    `argument_table.py`. `evaluate_only` says whether `do_eval` was asked for without `do_train`.
     """
 
     _argument_group_name = "training"
@@ -62,10 +64,17 @@ class AsymVLMTrainingArguments(TrainingArguments):
         default="eval_fitted_loss",
         metadata={
             "help": "What makes a head the best: eval_fitted_loss, the validation loss at its fitted temperature, "
-            "which the head that is kept then has, or eval_loss, that at its own."
+            "which the head that is kept then has; eval_loss, that at its own; or eval_text_to_image_recall_at_1 and "
+            "eval_image_to_text_recall_at_1, of the first 4,096 pairs."
         },
     )
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better. Default: unless its name ends in loss."}
+    )
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers to report to: names of installed ones, all or none."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: image_ids are used."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Drop the last, smaller batch in training; evaluation never drops a pair."}
@@ -102,6 +111,7 @@ class AsymVLMTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_training_arguments(self)
         # `TrainingArguments` sets do_eval by itself where there is an evaluation strategy.
         self.evaluate_only = self.do_eval and not self.do_train
         # Evaluations and checkpoints go together; `TrainingArguments` needs numbers.
@@ -126,18 +136,6 @@ class AsymVLMTrainingArguments(TrainingArguments):
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if self.num_train_epochs is not None and not self.num_train_epochs > 0:
             raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
-        if self.push_to_hub:
-            raise ValueError(
-                "push_to_hub must stay off: it would upload the whole output folder while training, cached captions "
-                "and pickled arguments included. Publish afterwards with `python -m modeling_asymvlm publish`."
-            )
-        if self.fsdp or self.deepspeed:
-            raise ValueError(
-                f"fsdp={self.fsdp!r} and deepspeed={self.deepspeed!r} must stay off: the head has a few million "
-                "parameters, and every process holds all of it. Start plain processes with `accelerate launch`."
-            )
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must stay off: AsymVLMTrainer uses the column image_ids")
 
     def schedule(self, num_pairs: int, world_size: int | None = None, *, largest_batch: int | None = None) -> Schedule:
         """

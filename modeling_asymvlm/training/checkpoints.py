@@ -16,7 +16,13 @@ from ..model.checkpoint_weights import BACKBONE_PREFIX
 from ..utils.durable_files import flush_to_disk
 from ..utils.json_files import write_json
 from .checks import check_weights
-from .resumable_state import load_random_state, load_training_state, save_random_state, save_training_state
+from .resumable_state import (
+    check_can_be_saved,
+    load_random_state,
+    load_training_state,
+    save_random_state,
+    save_training_state,
+)
 from .run_record import check_same_run, read_run, run_identity, write_run
 
 
@@ -62,11 +68,17 @@ class CheckpointingTrainer(Trainer):
                 self.seconds[name] += spent
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As in `Trainer`. Raises `ValueError` for an optimiser or a schedule whose state could not be saved."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        check_can_be_saved(self.optimizer, scheduler)
+        return scheduler
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """As in `Trainer`, but the folder appears under its name when all of it is on the disk."""
         check_weights(self.accelerator.unwrap_model(self.model), self.state.global_step, self.args.learning_rate)
         self.store_flos()
-        run = Path(str(self.args.output_dir))
+        run = Path(self._get_output_dir(trial))  # of a search, each trial has its own
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unfinished = run / f"{UNFINISHED}{folder.name}"
         if self.args.should_save:

@@ -1,6 +1,6 @@
 """What a user must know of the pairs, of the run and of the head that is kept, in sentences; and what ends a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -14,6 +14,21 @@ FEWEST_TRAINING_PAIRS = 100
 FEWEST_VALIDATION_IMAGES = 50
 ROWS_LOOKED_AT = 50_000
 PAIRS_COMPARED = 1_000_000  # texts of more are not read into memory
+
+
+def check_datasets(train: Any, evaluation: Any) -> None:
+    """Raises `ValueError` for pairs without a number or an order of their own, and for several sets to evaluate on."""
+    for name, pairs in (("train_dataset", train), ("eval_dataset", evaluation)):
+        if isinstance(pairs, Mapping):
+            raise ValueError(
+                f"{name} must be one set of pairs, not a dictionary of {', '.join(map(str, pairs))}: one chooses "
+                "the head. Evaluate on the others afterwards with trainer.evaluate(pairs, metric_key_prefix=name)."
+            )
+        if pairs is not None and not (isinstance(pairs, Sized) and hasattr(pairs, "__getitem__")):
+            raise ValueError(
+                f"{name} must have a length and items by number, which {type(pairs).__name__} lacks: the order of the "
+                "pairs depends on the seed alone. Cache a stream with cached_features first."
+            )
 
 
 def pair_warnings(splits: Mapping[str, EmbeddingSplit]) -> list[str]:

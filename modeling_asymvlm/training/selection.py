@@ -4,8 +4,23 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .recall import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+
 
 FITTED_LOSS, FITTED_SCALE, AT_BOUND = "fitted_loss", "fitted_logit_scale", "fitted_at_bound"
+
+
+# Metrics of every evaluation that can choose a head; `compute_metrics` may add others.
+METRICS = ("loss", FITTED_LOSS, TEXT_TO_IMAGE, IMAGE_TO_TEXT)
+
+
+def check_metric(args: TrainingArguments, *, has_own_metrics: bool) -> None:
+    """Raises `ValueError` if `metric_for_best_model` is no metric of an evaluation, and there are no others."""
+    if not has_own_metrics and metric_name(args).removeprefix("eval_") not in METRICS:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model} is no metric of an evaluation: choose one of "
+            f"{', '.join(f'eval_{name}' for name in METRICS)}, or pass compute_metrics, which gives it."
+        )
 
 
 def metric_name(args: TrainingArguments) -> str:

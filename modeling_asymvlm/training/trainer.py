@@ -17,9 +17,10 @@ from ..model.checkpoint_code import published
 from .arguments import AsymVLMTrainingArguments
 from .batches import FeaturePairs, GlobalOrder
 from .checkpoints import CheckpointingTrainer
-from .checks import check_weights, diverged, kept_warnings, pair_warnings, run_warnings
+from .checks import check_datasets, check_weights, diverged, kept_warnings, pair_warnings, run_warnings
 from .interruption import SaveOnInterrupt
-from .selection import AT_BOUND, FITTED_LOSS, FITTED_SCALE, EarlyStopping, kept_evaluation
+from .recall import RecallsAtOne
+from .selection import AT_BOUND, FITTED_LOSS, FITTED_SCALE, EarlyStopping, check_metric, kept_evaluation
 from .temperature import ObjectiveOfTemperature, fit_temperature
 
 
@@ -76,6 +77,8 @@ class AsymVLMTrainer(CheckpointingTrainer):
         given = inspect.signature(Trainer.__init__).bind(self, *args, **kwargs).arguments
         own: AsymVLMTrainingArguments = given.get("args") or AsymVLMTrainingArguments()
         pairs = given.get("train_dataset")
+        check_datasets(pairs, given.get("eval_dataset"))
+        check_metric(own, has_own_metrics=given.get("compute_metrics") is not None)
         num_pairs = len(pairs) if isinstance(pairs, Sized) else own.global_train_batch_size
         index = getattr(pairs, "text_image_index", None) if own.one_caption_per_image else None
         self.schedule = own.schedule(num_pairs, largest_batch=None if index is None else len(index.unique()))
@@ -92,13 +95,23 @@ class AsymVLMTrainer(CheckpointingTrainer):
                 "accelerate is set up for FSDP or DeepSpeed, which have nothing to shard in a head of a few million "
                 "parameters. Choose plain multi-GPU or multi-CPU in `accelerate config`."
             )
-        if self.args.bf16 or self.args.fp16:
-            model = self.accelerator.unwrap_model(self.model)
-            model.text_head.training_dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        self._round_products(self.model)
         if self.args.early_stopping_patience is not None and self.args.load_best_model_at_end:
             self.add_callback(EarlyStopping(self.args.early_stopping_patience))
         self.interruption = SaveOnInterrupt()
         self.add_callback(self.interruption)
+
+    def _round_products(self, model: Any) -> None:
+        """Sets the precision of the products in training, asked for here or by `accelerate launch`."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        if dtype is not None:
+            self.accelerator.unwrap_model(model).text_head.training_dtype = dtype
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As in `Trainer`: the model of a trial."""
+        model = super().call_model_init(trial)
+        self._round_products(model)
+        return model
 
     def warn(self, sentence: str) -> None:
         """Notes a sentence in `warnings`, and says it once, whatever the number of processes."""
@@ -108,7 +121,12 @@ class AsymVLMTrainer(CheckpointingTrainer):
                 logger.warning(sentence)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`. Notes in `warnings` what is doubtful, and gives the head that is kept its temperature."""
+        """
+        As in `Trainer`. Notes in `warnings` what is doubtful, and gives the head that is kept its temperature.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved; it ends a search too.
+        """
         datasets = {"train": self.train_dataset, "validation": self.eval_dataset}
         splits = {name: pairs.split for name, pairs in datasets.items() if isinstance(pairs, FeaturePairs)}
         for sentence in [*pair_warnings(splits), *run_warnings(self.schedule.max_steps)]:
@@ -116,8 +134,10 @@ class AsymVLMTrainer(CheckpointingTrainer):
         result = super().train(*args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         check_weights(model, self.state.global_step, self.args.learning_rate)
+        if self.interruption.interrupted:
+            raise KeyboardInterrupt
         kept = kept_evaluation(self.args, self.state)
-        if kept is not None and not self.interruption.interrupted:
+        if kept is not None:
             step, logit_scale, at_bound = kept
             if model.logit_scale.requires_grad:
                 with torch.no_grad():
@@ -163,7 +183,7 @@ class AsymVLMTrainer(CheckpointingTrainer):
     ) -> Any:
         """The unified objective of a batch of matching pairs, across processes; see [`unified_loss`]."""
         image_ids = None if self.args.same_image_negatives else inputs.get("image_ids")
-        outputs = model(**_features(inputs), return_logits=False)
+        outputs = model(**_features(inputs), return_logits=False, return_dict=True)
         scale = self.accelerator.unwrap_model(self.model).logit_scale
         loss = self._objective(outputs.text_embeds, outputs.image_embeds, image_ids, scale, gather=True)
         return (loss, outputs) if return_outputs else loss
@@ -199,6 +219,14 @@ class AsymVLMTrainer(CheckpointingTrainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As in `Trainer`; no pair is dropped, as in evaluation."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def prediction_step(
         self,
         model: torch.nn.Module,
@@ -209,7 +237,7 @@ class AsymVLMTrainer(CheckpointingTrainer):
         """Per-pair outputs of a batch, from which [`evaluation_loop`] computes the loss: eta and z, and their ids."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            outputs = model(**_features(inputs), return_logits=False)
+            outputs = model(**_features(inputs), return_logits=False, return_dict=True)
         return None, (outputs.text_embeds, outputs.image_embeds), inputs.get("image_ids")
 
     def evaluation_loop(
@@ -223,7 +251,8 @@ class AsymVLMTrainer(CheckpointingTrainer):
         """
         As in `Trainer`, with `{metric_key_prefix}_loss` the mean objective over blocks of nearly equal size, and
         `_fitted_loss` that at the best temperature, `_fitted_logit_scale`; `_fitted_at_bound` where it would fall
-        further with a higher one.
+        further with a higher one; and `_text_to_image_recall_at_1`, `_image_to_text_recall_at_1` of the pairs that it
+        was fitted on, among one another.
         """
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         arrays: list[Any] = [*output.predictions, *([] if output.label_ids is None else [output.label_ids])]
@@ -246,18 +275,21 @@ class AsymVLMTrainer(CheckpointingTrainer):
             metrics = {**(output.metrics or {}), f"{metric_key_prefix}_loss": loss_at(model.logit_scale)}
             if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]) and self.is_in_train:
                 raise diverged("the validation loss is not finite", self.state.global_step, self._get_learning_rate())
-            objective = ObjectiveOfTemperature()
+            objective, recalls = ObjectiveOfTemperature(), RecallsAtOne()
             law = model.config.law
             for rows in blocks:
                 if not objective.num_pairs or objective.num_pairs + len(rows) <= PAIRS_TO_FIT_ON:
                     text_embeds, image_embeds, *ids = (array[rows] for array in per_pair)
-                    objective.add(law.scores(text_embeds, image_embeds), ids[0] if ids else None)
+                    scores = law.scores(text_embeds, image_embeds)
+                    objective.add(scores, ids[0] if ids else None)
+                    recalls.add(scores, ids[0] if ids else None)
             own = model.logit_scale.item()
             fitted = fit_temperature(
                 objective, start=own if own > 0 else 1.0, smallest_loss=1 / (objective.num_pairs + 1)
             )
             metrics[f"{metric_key_prefix}_{FITTED_LOSS}"] = loss_at(fitted.logit_scale)
             metrics[f"{metric_key_prefix}_{FITTED_SCALE}"] = fitted.logit_scale
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in recalls.compute().items()}
             if fitted.at_bound:
                 metrics[f"{metric_key_prefix}_{AT_BOUND}"] = 1.0
         return output._replace(metrics=metrics)

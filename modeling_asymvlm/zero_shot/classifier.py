@@ -164,7 +164,9 @@ class ZeroShotClassifier:
         width = model.config.projection_dim
         features = [_checked(rows, width, f"The prompts of class {name!r}") for name, rows in text_features.items()]
         every = torch.cat(features).to(model.logit_scale.device)
-        parts = model.get_text_features(text_features=every).pooler_output.split([len(rows) for rows in features])
+        parts = model.get_text_features(text_features=every, return_dict=True).pooler_output.split(
+            [len(rows) for rows in features]
+        )
         return cls._of_model(model, dict(zip(text_features, parts, strict=True)), processor=processor, **options)
 
     @classmethod
@@ -319,7 +321,7 @@ class ZeroShotClassifier:
         for start in range(0, len(pictures), batch_size):
             some = [load_image(picture).convert("RGB") for picture in pictures[start : start + batch_size]]
             inputs = self.processor(images=some, return_tensors="pt").to(self.model.device)
-            parts.append(self.model.get_image_features(**inputs).pooler_output)
+            parts.append(self.model.get_image_features(**inputs, return_dict=True).pooler_output)
         return torch.cat(parts)
 
 

@@ -106,7 +106,8 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_goes_on_from_it(tmp_path, nu
     settings = {**RUN, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False}
     trainer = make_trainer(tmp_path / "cut", model, train=make_pairs(0, 32, 64), **settings)
     trainer.add_callback(Interrupt(4, number))
-    trainer.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
     assert trainer.interruption.interrupted and trainer.state.global_step == 5
     assert {which: signal.getsignal(which) for which in before} == before
     resumed, _ = train(tmp_path / "cut", True)
