@@ -1,7 +1,7 @@
 """Publishes a checkpoint with its code, its processor and a model card.
 
-python -m modeling_asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --dry_run --output upload/
-python -m modeling_asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --private
+asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --dry_run --output upload/
+asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --private
 """
 
 import argparse
@@ -16,9 +16,6 @@ from huggingface_hub.utils import disable_progress_bars
 from ..publishing.upload import RESULTS_NAME, explain, prepare_upload, upload
 from ..reporting.results import read_results
 from .parser import CommandParser
-
-
-INTERRUPTED = "nothing is shown on the Hub unless all of it is."
 
 
 def command_parser() -> CommandParser:
