@@ -1,5 +1,4 @@
-"""accelerate launch train_asymvlm.py [ARGUMENTS]: the command `python -m modeling_asymvlm train`, for any number of
-processes."""
+"""accelerate launch train_asymvlm.py [ARGUMENTS]: `asymvlm train` in a clone, for any number of processes."""
 
 import sys
 

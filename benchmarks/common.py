@@ -4,8 +4,6 @@ import logging
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,8 @@ from transformers import AutoProcessor, set_seed
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.pairs.layouts import SPLITS, load_pairs
 from modeling_asymvlm.reporting.tables import markdown_table
+from modeling_asymvlm.scenes.generate import generate
+from modeling_asymvlm.scenes.places import BACKBONE
 from modeling_asymvlm.store.builder import cached_features
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 from modeling_asymvlm.training.batches import FeaturePairs
@@ -30,7 +30,6 @@ from modeling_asymvlm.training.trainer import AsymVLMTrainer, AsymVLMTrainingArg
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SCENES = REPOSITORY / "examples" / "scenes"
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("datasets").setLevel(logging.ERROR)
@@ -98,12 +97,11 @@ def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int:
 
 def scenes_features(cache: Path) -> tuple[dict[str, EmbeddingSplit], Any]:
     """The features of the tiny CLIP for every split, and the test split as a data set."""
-    command = [sys.executable, "-m", "examples.scenes.generate"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
-    model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
-    processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
-    store, _ = cached_features(cache, model, processor, load_pairs(str(SCENES / "data")), batch_size=256)
-    test = datasets.Dataset.from_parquet(str(SCENES / "data" / "test.parquet"))
+    data = generate()
+    model = AsymVLMModel.from_vlm_pretrained(BACKBONE)
+    processor = AutoProcessor.from_pretrained(BACKBONE)
+    store, _ = cached_features(cache, model, processor, load_pairs(str(data)), batch_size=256)
+    test = datasets.Dataset.from_parquet(str(data / "test.parquet"))
     return {name: store.split(name) for name in SPLITS}, test
 
 

@@ -20,8 +20,8 @@ from torch.distributions import kl_divergence
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
 from benchmarks.small_data import recipe
-from examples.scenes.oracle import split_attributes
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.scenes.oracle import split_attributes
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.texts.divergences import TextLaw
 from modeling_asymvlm.texts.entailment import entailment_score, entails

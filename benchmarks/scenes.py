@@ -18,13 +18,6 @@ import torch
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
 from benchmarks.small_data import EVERY_SPECIFICITY, recipe
-from examples.scenes.oracle import (
-    best_recall,
-    image_to_text_posterior,
-    oracle_scores,
-    split_fits,
-    text_to_image_posterior,
-)
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.evaluation import (
     rank_both_ways,
@@ -34,6 +27,13 @@ from modeling_asymvlm.evaluation import (
     uncertainty_metrics,
 )
 from modeling_asymvlm.model.objective import Likelihood
+from modeling_asymvlm.scenes.oracle import (
+    best_recall,
+    image_to_text_posterior,
+    oracle_scores,
+    split_fits,
+    text_to_image_posterior,
+)
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit
 
 

@@ -17,9 +17,7 @@ import datasets
 import numpy as np
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
-from benchmarks.common import SCENES, print_table
-from examples.scenes.oracle import split_fits
-from examples.scenes.scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption
+from benchmarks.common import print_table
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.evaluation import (
     Hierarchies,
@@ -30,6 +28,9 @@ from modeling_asymvlm.evaluation import (
 )
 from modeling_asymvlm.reporting.shipped_scores import likelihood_scores
 from modeling_asymvlm.reporting.specificity import evaluate_hierarchies, evaluate_word_removal
+from modeling_asymvlm.scenes.oracle import split_fits
+from modeling_asymvlm.scenes.places import data_folder
+from modeling_asymvlm.scenes.scenes import ATTRIBUTES, all_scenes, held_out_scenes, write_caption
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
@@ -74,7 +75,7 @@ def answers_of_the_same_words(split: EmbeddingSplit) -> tuple[list[np.ndarray], 
 
 def answers_that_fit(split: EmbeddingSplit) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
     """The same of what fits each other on the test split of Scenes; None for other data, or where it is not here."""
-    file = SCENES / "data" / "test.parquet"
+    file = data_folder() / "test.parquet"
     if not file.is_file():
         return None
     data = datasets.Dataset.from_parquet(str(file))

@@ -31,16 +31,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, CLIPConfig, CLIPModel
 
-from benchmarks.common import REPOSITORY, OneItemAtATime, machine, print_table
+from benchmarks.common import OneItemAtATime, machine, print_table
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.pairs.sources import CaptionedImage
+from modeling_asymvlm.scenes.places import BACKBONE
 from modeling_asymvlm.store.builder import cached_features
 from modeling_asymvlm.store.embedding import prepared_windows
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.training.batches import FeaturePairs
 
 
-TINY_CLIP = REPOSITORY / "examples" / "scenes" / "tiny_clip"
 CAPTIONS_PER_IMAGE = 5
 BATCH = 2048
 
@@ -83,7 +83,7 @@ def tiny_model(arguments: argparse.Namespace) -> tuple[AsymVLMModel, Any]:
         "num_hidden_layers": arguments.layers,
         "num_attention_heads": arguments.hidden_size // 32,
     }
-    scenes = CLIPConfig.from_pretrained(TINY_CLIP)
+    scenes = CLIPConfig.from_pretrained(BACKBONE)
     text = {
         **tower,
         **{
@@ -93,7 +93,7 @@ def tiny_model(arguments: argparse.Namespace) -> tuple[AsymVLMModel, Any]:
     }
     vision = {**tower, "image_size": arguments.image_size, "patch_size": arguments.patch_size}
     config = CLIPConfig(text_config={**text, "max_position_embeddings": 24}, vision_config=vision, projection_dim=64)
-    processor = AutoProcessor.from_pretrained(TINY_CLIP)
+    processor = AutoProcessor.from_pretrained(BACKBONE)
     size = {"height": arguments.image_size, "width": arguments.image_size}
     processor.image_processor.size = {"shortest_edge": arguments.image_size}
     processor.image_processor.crop_size = size

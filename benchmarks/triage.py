@@ -18,7 +18,7 @@ from torch.distributions import kl_divergence
 
 from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
 from benchmarks.small_data import recipe
-from examples.scenes.oracle import split_attributes
+from modeling_asymvlm.scenes.oracle import split_attributes
 from modeling_asymvlm.texts.divergences import (
     TextLaw,
     directional_divergence,

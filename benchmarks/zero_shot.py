@@ -26,15 +26,23 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from transformers import AutoProcessor
 
-from benchmarks.common import REPOSITORY, SCENES, machine, mean_and_deviation, print_table, scenes_features, train_head
+from benchmarks.common import REPOSITORY, machine, mean_and_deviation, print_table, scenes_features, train_head
 from benchmarks.small_data import EVERY_SPECIFICITY, recipe
-from examples.scenes.scenes import ATTRIBUTES, NUM_VALUES, all_scenes, draw_named, held_out_scenes, write_caption
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.evaluation import calibration_metrics, retrieval_posterior
 from modeling_asymvlm.model.distributions import PowerSpherical
 from modeling_asymvlm.model.log_normalizers import uniform_log_density
 from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.scenes.places import BACKBONE, data_folder
+from modeling_asymvlm.scenes.scenes import (
+    ATTRIBUTES,
+    NUM_VALUES,
+    all_scenes,
+    draw_named,
+    held_out_scenes,
+    write_caption,
+)
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 from modeling_asymvlm.zero_shot.classifier import ZeroShotClassifier
 from modeling_asymvlm.zero_shot.fusion import sum_by_class
@@ -175,12 +183,12 @@ class ScenesPrompts:
 
     def __init__(self, splits: dict[str, EmbeddingSplit]):
         self.splits = splits
-        self.model = AsymVLMModel.from_vlm_pretrained(SCENES / "tiny_clip")
-        self.processor = AutoProcessor.from_pretrained(SCENES / "tiny_clip")
+        self.model = AsymVLMModel.from_vlm_pretrained(BACKBONE)
+        self.processor = AutoProcessor.from_pretrained(BACKBONE)
         self.features: dict[str, torch.Tensor] = {}
         self.scenes = {}
         for name in JUDGED:
-            data = datasets.Dataset.from_parquet(str(SCENES / "data" / f"{name}.parquet"))
+            data = datasets.Dataset.from_parquet(str(data_folder() / f"{name}.parquet"))
             self.scenes[name] = np.stack([np.array(data[attribute]) for attribute in ATTRIBUTES], axis=1)
 
     def tasks(self, seed: int, attributes: tuple[int, ...], draw: Callable) -> dict[str, Task]:

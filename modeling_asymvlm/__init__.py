@@ -1,29 +1,27 @@
 """AsymVLM: probabilistic text embeddings on the unit hypersphere for any frozen vision–text model.
 
-Importing the package registers AsymVLM with `AutoConfig`, `AutoModel` and the pipelines. What needs more than torch
-and transformers is imported when it is first asked for.
+Importing the package registers AsymVLM with `AutoConfig`, `AutoModel` and the pipelines. Names are imported when they
+are first asked for.
 """
 
 import importlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
-from transformers.pipelines import PIPELINE_REGISTRY
-
 from ._version import __version__
-from .model.configuration_asymvlm import AsymVLMConfig
-from .model.modeling_asymvlm import AsymVLMModel, AsymVLMOutput
-from .model.text_head import ProbabilisticTextHead
-from .texts.pipeline import TextUncertaintyPipeline
 from .utils.extras import EXTRAS, missing_extra
 
 
 if TYPE_CHECKING:
     from .calibration.calibration import Calibration
     from .calibration.conformal import ConformalSets, SelectiveAnswers
+    from .model.configuration_asymvlm import AsymVLMConfig
     from .model.distributions import PowerSpherical, VonMisesFisher, product
     from .model.distributions_base import HypersphericalUniform
+    from .model.modeling_asymvlm import AsymVLMModel, AsymVLMOutput
     from .model.objective import pair_scores, unified_loss
+    from .model.text_head import ProbabilisticTextHead
     from .pairs.layouts import load_pairs
     from .reporting.evaluate_model import evaluate_split
     from .search.image_index import ImageIndex
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from .store.embedding_store import EmbeddingSplit, EmbeddingStore
     from .texts.encoding import encode_texts
     from .texts.entailment import entails
+    from .texts.pipeline import TextUncertaintyPipeline
     from .texts.triage import triage
     from .texts.words import word_uncertainty
     from .training.arguments import AsymVLMTrainingArguments
@@ -41,6 +40,9 @@ if TYPE_CHECKING:
 
 # Where each name that is imported when it is first asked for lives.
 _MODULES = {
+    "AsymVLMConfig": "model.configuration_asymvlm",
+    "AsymVLMModel": "model.modeling_asymvlm",
+    "AsymVLMOutput": "model.modeling_asymvlm",
     "AsymVLMTrainer": "training.trainer",
     "AsymVLMTrainingArguments": "training.arguments",
     "Calibration": "calibration.calibration",
@@ -51,8 +53,10 @@ _MODULES = {
     "HypersphericalUniform": "model.distributions_base",
     "ImageIndex": "search.image_index",
     "PowerSpherical": "model.distributions",
+    "ProbabilisticTextHead": "model.text_head",
     "SelectiveAnswers": "calibration.conformal",
     "TextIndex": "search.text_index",
+    "TextUncertaintyPipeline": "texts.pipeline",
     "VonMisesFisher": "model.distributions",
     "ZeroShotClassifier": "zero_shot.classifier",
     "cached_features": "store.builder",
@@ -118,9 +122,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES})
 
 
-AutoConfig.register(AsymVLMConfig.model_type, AsymVLMConfig)
-AutoModel.register(AsymVLMConfig, AsymVLMModel)
-AutoModelForZeroShotImageClassification.register(AsymVLMConfig, AsymVLMModel)
-PIPELINE_REGISTRY.register_pipeline(
-    "text-uncertainty", pipeline_class=TextUncertaintyPipeline, pt_model=AutoModel, type="text"
-)
+def _register() -> None:
+    # The package's own command prints its help without torch, and registers before it does anything else.
+    words = sys.orig_argv[1:3]
+    if words != ["-m", __name__] and Path(words[0] if words else "").stem != "asymvlm":
+        importlib.import_module(".registration", __name__)
+
+
+_register()

@@ -25,7 +25,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
-from benchmarks.common import REPOSITORY, SCENES, machine, scenes_features
+from benchmarks.common import REPOSITORY, machine, scenes_features
 from benchmarks.comparison.baselines.judging import Oracle
 from benchmarks.comparison.baselines.methods import METHODS
 from benchmarks.comparison.plots import draw
@@ -43,6 +43,7 @@ from benchmarks.comparison.tables import (
 )
 from benchmarks.trust.heads import halves
 from modeling_asymvlm.pairs.layouts import SPLITS
+from modeling_asymvlm.scenes.places import BACKBONE, data_folder
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     state = {
         "store": digest(store.path),
-        "code": digest(BASELINES, REPOSITORY / "modeling_asymvlm", SCENES),
+        "code": digest(BASELINES, REPOSITORY / "modeling_asymvlm"),
         "libraries": [torch.__version__, transformers.__version__],
         "oracle": oracle is not None,
         "halves": options.halves,
@@ -154,20 +155,20 @@ def report(runs: Runs, splits: dict[str, EmbeddingSplit], options: argparse.Name
 
 def _scenes(cache: Path) -> tuple[Oracle, float]:
     """Makes the features of the embedded example where absent; its oracle and the backbone's scale."""
-    from examples.scenes.oracle import image_to_text_posterior, split_fits, text_to_image_posterior
+    from modeling_asymvlm.scenes.oracle import image_to_text_posterior, split_fits, text_to_image_posterior
 
     cache.parent.mkdir(parents=True, exist_ok=True)
     _, test_data = scenes_features(cache)
     fits, scene_share = split_fits(test_data, held_out=True)
-    scale = CLIPModel.from_pretrained(SCENES / "tiny_clip").logit_scale.exp().item()
+    scale = CLIPModel.from_pretrained(BACKBONE).logit_scale.exp().item()
     return (text_to_image_posterior(fits), image_to_text_posterior(fits, scene_share)), scale
 
 
 def _with_attributes(name: str, split: EmbeddingSplit) -> EmbeddingSplit:
     """The split with the number of attributes that each caption names."""
-    from examples.scenes.oracle import split_attributes
+    from modeling_asymvlm.scenes.oracle import split_attributes
 
-    data = Dataset.from_parquet(str(SCENES / "data" / f"{name}.parquet"))
+    data = Dataset.from_parquet(str(data_folder() / f"{name}.parquet"))
     _, named = split_attributes(data)
     return replace(split, columns={**split.columns, "num_attributes": named.sum(axis=1)})
 

@@ -14,18 +14,18 @@ from ..reporting.model_card import model_facts
 from ..reporting.results import RESULTS_FILE, read_results
 from ..reporting.run_files import are_figures_of, figure_warnings, save_card, save_figures, saved_calibration
 from ..reporting.tables import format_table
+from ..scenes.generate import generate
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
-from . import scenes
 from .train_arguments import DataArguments, ModelArguments
 
 
 def evaluate_checkpoint(
     model_arguments: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments, command: list[str]
-) -> None:
+) -> dict[str, Any]:
     """
-    Evaluates a saved model, writes its figures and prints them.
+    Evaluates a saved model, writes its figures, prints them and returns them.
 
     Raises:
         ValueError: for a backbone without a head, a head that was trained otherwise than the arguments say, and
@@ -61,8 +61,9 @@ def evaluate_checkpoint(
     save_figures(folder, results)
     if own_folder:
         save_card(folder, results)
-    print_results(results)
-    print(f"Figures {'and card ' if own_folder else ''}are in {folder}.")
+    written = f"Figures {'and card ' if own_folder else ''}are in {folder}."
+    print_results(folder, results, written, as_json=data.json)
+    return results
 
 
 def test_features(
@@ -83,7 +84,7 @@ def test_features(
         return test, []
     if model.vlm is None:
         raise ValueError(f"{checkpoint!r} is a head without a backbone: pass the features of the data, --embeddings.")
-    pairs = data.load_pairs(data.dataset_name_or_path or scenes.scenes_data(), training.seed)
+    pairs = data.load_pairs(data.dataset_name_or_path or str(generate()), training.seed)
     store, broken = cached_features(
         Path(str(training.output_dir)) / "test_embeddings",  # beside those of a training, which hold more splits
         model,
@@ -94,10 +95,14 @@ def test_features(
     return store.split("test"), broken
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """The figures of the test split as a table."""
+def print_results(folder: Path, results: dict[str, Any], written: str, *, as_json: bool) -> None:
+    """The figures of the test split as a table, and where they were written; or the file of them all."""
+    if as_json:
+        print((folder / "all_results.json").read_text(encoding="utf-8"), end="")
+        return
     test, broken = results["test"], results.get("broken_images", [])
     print(f"\nTest split: {test['num_images']} images, {test['num_captions']} captions")
     if broken:
         print(f"Skipped {len(broken)} broken images: {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}")
     print(f"\n{format_table(test)}\n")
+    print(written)

@@ -1,7 +1,7 @@
 """Makes a store of the features that clip-retrieval (`clip-retrieval inference`) left in a folder.
 
-    python -m modeling_asymvlm convert FOLDER STORE
-    python -m modeling_asymvlm train --embeddings STORE
+    asymvlm convert FOLDER STORE
+    asymvlm train --embeddings STORE
 
 The folder holds, number by number, `img_emb/img_emb_0.npy`, `text_emb/text_emb_0.npy` and
 `metadata/metadata_0.parquet` with a `caption` and an `image_path`, `key` or `url` for each row.
@@ -12,9 +12,6 @@ from pathlib import Path
 from ..pairs.splits import SPLITS
 from ..store.clip_retrieval import convert
 from .parser import CommandParser
-
-
-INTERRUPTED = "no store was written."
 
 
 def command_parser() -> CommandParser:

@@ -1,7 +1,7 @@
 """Publishes a checkpoint with its code, its processor and a model card.
 
-python -m modeling_asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --dry_run --output upload/
-python -m modeling_asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --private
+asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --dry_run --output upload/
+asymvlm publish outputs/asymvlm --repo_id me/asymvlm-scenes --private
 """
 
 import argparse
@@ -17,9 +17,6 @@ from ..publishing.upload import RESULTS_FILE, explain, prepare_upload, upload
 from ..reporting.results import read_results
 from ..utils.disk_errors import disk_errors_named
 from .parser import CommandParser
-
-
-INTERRUPTED = "nothing is shown on the Hub unless all of it is."
 
 
 def command_parser() -> CommandParser:

@@ -1,15 +1,16 @@
 """Trains a probabilistic text head on a frozen vision–language model, evaluates it and saves it.
 
 examples:
-    accelerate launch train_asymvlm.py                                      # the embedded Scenes example, offline
-    accelerate launch train_asymvlm.py --model_name_or_path openai/clip-vit-base-patch32 \\
+    asymvlm train --model_name_or_path openai/clip-vit-base-patch32 \\
         --dataset_name_or_path captions.jsonl --output_dir outputs/mine     # your pairs
-    accelerate launch train_asymvlm.py --embeddings features/               # cached features
-    accelerate launch train_asymvlm.py --do_eval --model_name_or_path outputs/mine \\
+    asymvlm train --embeddings features/                                    # cached features
+    asymvlm train --do_eval --model_name_or_path outputs/mine \\
         --dataset_name_or_path captions.jsonl                               # figures of a trained model
-    accelerate launch train_asymvlm.py arguments.yaml                       # all arguments in one file
+    asymvlm train arguments.yaml                                            # all arguments in one file
+    asymvlm train                                                           # the embedded Scenes example
+    accelerate launch -m modeling_asymvlm train                             # on all processes of `accelerate config`
 
-`python -m modeling_asymvlm train` is the same in one process.
+A switch may be followed by true or false.
 """
 
 import argparse
@@ -18,9 +19,8 @@ import subprocess
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import transformers
 import yaml
 from transformers import AutoProcessor, set_seed
 
@@ -40,6 +40,8 @@ from ..reporting.run_files import (
     save_figures,
     training_record,
 )
+from ..scenes.generate import generate
+from ..scenes.places import BACKBONE
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
@@ -49,34 +51,46 @@ from ..training.recipes import RECIPES, Recipe
 from ..training.search import search_regularisation, use_regularisation
 from ..training.trainer import AsymVLMTrainer
 from ..utils.disk_errors import disk_errors_named
-from . import scenes
 from .checkpoint_evaluation import evaluate_checkpoint, print_results
 from .parser import ARGUMENT_FILES, CommandParser, flags_in_file, with_underscores
-from .train_arguments import FLAGS, DataArguments, ModelArguments
+from .progress import show_one_bar
+from .train_arguments import COMMON_TRAINING, FLAGS, DataArguments, ModelArguments, names_of
 from .train_checks import alone_in_folder, check_arguments, resumed_checkpoint
 
 
-INTERRUPTED = "--resume_from_checkpoint last goes on."
 ERRORS = (ValueError, OSError, ImportError, subprocess.CalledProcessError)
 
 
-def command_parser(command: str = "train") -> CommandParser:
-    """The flags of the command."""
+class Finished(NamedTuple):
+    """What a run left in a folder, and whether it was printed as JSON."""
+
+    folder: Path
+    results: dict[str, Any]
+    json: bool
+
+
+def training_parser(command: str, text: str) -> CommandParser:
+    """A parser of the flags of training, whose help leaves out most of those of transformers' own Trainer."""
     return CommandParser(
         command,
-        __doc__ or "",
+        text,
         [ModelArguments, DataArguments, AsymVLMTrainingArguments],
         flags=FLAGS,
-        prog="accelerate launch train_asymvlm.py",
-        usage="accelerate launch train_asymvlm.py [ARGUMENTS | FILE.json | FILE.yaml]",
+        rare=names_of(AsymVLMTrainingArguments) - COMMON_TRAINING,
+        usage=f"asymvlm {command} [ARGUMENTS | FILE.json | FILE.yaml]",
     )
 
 
+def command_parser() -> CommandParser:
+    """The flags of the command."""
+    return training_parser("train", __doc__ or "")
+
+
 def parse_arguments(
-    arguments: list[str], command: str = "train"
+    arguments: list[str], parser: CommandParser | None = None
 ) -> tuple[ModelArguments, DataArguments, AsymVLMTrainingArguments]:
     """Flags, or one JSON or YAML file; leaves with exit code 2 and one sentence if anything is wrong with them."""
-    parser = command_parser(command)
+    parser = parser or command_parser()
     try:
         if len(arguments) == 1 and Path(arguments[0]).suffix in ARGUMENT_FILES:
             arguments = flags_in_file(Path(arguments[0]))
@@ -84,7 +98,7 @@ def parse_arguments(
         parser.set_defaults(**recipe.head, **recipe.training)
         *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
         if unknown:
-            raise ValueError(f"there is no argument {unknown[0]}")
+            raise ValueError(parser.unknown(unknown[0]))
         model, data, training = parsed
         check_arguments(model, data, training)
         training.resume_from_checkpoint = resumed_checkpoint(model, training)
@@ -107,7 +121,7 @@ def prepare_features(
     """The composed model, the backbone's processor if there is one, the features of each split, and broken images."""
     name = model_arguments.model_name_or_path
     if name is None and data.embeddings is None:
-        name = str(scenes.BACKBONE)
+        name = str(BACKBONE)
     if name is not None:
         model = AsymVLMModel.from_vlm_pretrained(
             name,
@@ -165,7 +179,7 @@ def check_features(store: EmbeddingStore, dim: int, model: AsymVLMModel, name: s
 
 def read_pairs(data: DataArguments, seed: int) -> dict[str, PairSource]:
     """The pairs of train, validation and test; the embedded example is generated where no data are named."""
-    return data.load_pairs(data.dataset_name_or_path or scenes.scenes_data(), seed)
+    return data.load_pairs(data.dataset_name_or_path or str(generate()), seed)
 
 
 def train_head(
@@ -188,40 +202,46 @@ def train_head(
         processing_class=processor,
     )
     trainer.seconds.update(seconds)
+    show_one_bar(trainer)
     for sentence in [*pair_warnings({"test": splits["test"]}), *leak_warnings(splits["train"], splits["test"])]:
         trainer.warn(sentence)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     return trainer
 
 
-def main(arguments: list[str], command: str = "train") -> int:
+def main(arguments: list[str]) -> int:
     """
     The command; returns 0, and leaves with exit code 2 for arguments, data or a backbone that are wrong, a disk that
     refuses, or another run in the same folder.
     """
-    model_arguments, data, training = parse_arguments(arguments, command)
-    parser, folder = command_parser(command), Path(str(training.output_dir))
+    run(arguments, command_parser())
+    return 0
+
+
+def run(arguments: list[str], parser: CommandParser) -> Finished | None:
+    """Trains, or evaluates alone, writes and prints; `None` on all processes but the first."""
+    model_arguments, data, training = parse_arguments(arguments, parser)
+    folder = Path(str(training.output_dir))
     alone = training.process_index == 0
     with parser.failing(OSError), disk_errors_named(folder):
         with alone_in_folder(folder) if alone else nullcontext():
-            return run(parser, model_arguments, data, training, arguments)
+            return _run(parser, model_arguments, data, training, arguments)
 
 
-def run(
+def _run(
     parser: CommandParser,
     model_arguments: ModelArguments,
     data: DataArguments,
     training: AsymVLMTrainingArguments,
     arguments: list[str],
-) -> int:
-    """What the command does once its arguments are known to be right."""
-    transformers.utils.logging.disable_progress_bar()
+) -> Finished | None:
     set_seed(training.seed)
     if training.evaluate_only:
-        if training.process_index == 0:
-            with parser.failing(*ERRORS):
-                evaluate_checkpoint(model_arguments, data, training, arguments)
-        return 0
+        if training.process_index != 0:
+            return None
+        with parser.failing(*ERRORS):
+            results = evaluate_checkpoint(model_arguments, data, training, arguments)
+        return Finished(Path(str(training.output_dir)), results, data.json)
     folder = Path(str(training.output_dir))
     started = time.perf_counter()
     with parser.failing(*ERRORS):
@@ -240,7 +260,7 @@ def run(
         trainer = train_head(model, processor, splits, training, spent)
         trainer.count_time()
     if not trainer.is_world_process_zero():
-        return 0
+        return None
 
     model.eval()
     remove_figures(folder)
@@ -248,7 +268,7 @@ def run(
     if processor is not None:
         processor.save_pretrained(folder)
     saved = time.perf_counter()
-    results: dict[str, Any] = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
+    results = {"validation_loss": trainer.state.best_metric, "broken_images": broken}
     source = data.record(arguments)
     calibration, sentences = calibrate(folder, model, splits["train"], splits["validation"], source)
     calibrated = time.perf_counter()
@@ -268,6 +288,5 @@ def run(
     results["warnings"] = trainer.warnings
     save_figures(folder, results)
     save_card(folder, results)
-    print_results(results)
-    print(f"Model, figures and card are in {folder}.")
-    return 0
+    print_results(folder, results, f"Model, figures and card are in {folder}.", as_json=data.json)
+    return Finished(folder, results, data.json)

@@ -1,7 +1,7 @@
 """The arguments of the training command that are not of the training itself: backbone, head and data."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..pairs.layouts import load_pairs
 from ..pairs.sources import PairSource
 from ..reporting.run_files import data_record
-from . import scenes
+from ..scenes.places import DATASET, LICENSE
 
 
-LAUNCHER = ("accelerate", "launch", "train_asymvlm.py")
+LAUNCHER = ("asymvlm", "train")
 
 # The flags of those arguments of the library that have another name here.
 FLAGS = {
@@ -22,6 +22,31 @@ FLAGS = {
     "config_name": "dataset_config_name",
     "batch_size": "embedding_batch_size",
 }
+
+
+# The arguments of `AsymVLMTrainingArguments` that help lists; the others are the Trainer's, or best left as they are.
+COMMON_TRAINING = {
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "global_train_batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "eval_steps",
+    "early_stopping_patience",
+    "one_caption_per_image",
+    "same_image_negatives",
+    "tile_size",
+    "resume_from_checkpoint",
+    "seed",
+    "bf16",
+}
+
+
+def names_of(arguments: type) -> set[str]:
+    """The names of the arguments of a dataclass."""
+    return {item.name for item in fields(arguments) if item.init}
 
 
 def _of_the_head(name: str, help_text: str) -> Any:
@@ -117,7 +142,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Instead of pairs, a folder of cached features: images/ and captions/ with SPLIT.parquet. "
-            "`python -m modeling_asymvlm convert` makes one of clip-retrieval's."
+            "`asymvlm convert` makes one of clip-retrieval's."
         },
     )
     image_column: str = field(default="image", metadata={"help": "Column of the images or their paths."})
@@ -139,6 +164,9 @@ class DataArguments:
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace the results in a non-empty --output_dir."}
+    )
+    json: bool = field(
+        default=False, metadata={"help": "Print what all_results.json holds, and nothing else, on standard output."}
     )
 
     def embedding_kwargs(self) -> dict[str, Any]:
@@ -175,6 +203,6 @@ class DataArguments:
         source = self.dataset_name_or_path or self.embeddings
         command = [*LAUNCHER, *arguments]
         if source is None:
-            return data_record(scenes.DATASET, command, license=scenes.LICENSE)
+            return data_record(DATASET, command, license=LICENSE)
         on_the_hub = source == self.dataset_name_or_path and not Path(source).exists()
         return data_record(Path(source).stem, command, dataset_id=source if on_the_hub else None)

@@ -12,7 +12,6 @@ from ..store.embedding_store import EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.selection import check_metric
 from ..utils.locks import exclusive
-from . import scenes
 from .train_arguments import DataArguments, ModelArguments
 
 
@@ -91,8 +90,6 @@ def _check_sources(model: ModelArguments, data: DataArguments, training: AsymVLM
         raise ValueError("--image_folder and --streaming say how --dataset_name_or_path is read: pass that too.")
     if data.dataset_name_or_path is not None and model.model_name_or_path is None:
         raise ValueError("--dataset_name_or_path needs a backbone: pass --model_name_or_path.")
-    if data.dataset_name_or_path is None and data.embeddings is None:
-        scenes.check_availability()
 
 
 def _check_paths(model: ModelArguments, data: DataArguments) -> None:

@@ -1,7 +1,7 @@
 """Ranks captions from vague to specific, and flags near-duplicates and captions that contradict one another.
 
-    python -m modeling_asymvlm triage captions.jsonl --model outputs/asymvlm --output report.jsonl
-    python -m modeling_asymvlm triage annotations/ --model outputs/asymvlm --output report.parquet
+    asymvlm triage captions.jsonl --model outputs/asymvlm --output report.jsonl
+    asymvlm triage annotations/ --model outputs/asymvlm --output report.parquet
 
 The captions are those of a JSON, JSON Lines, CSV or parquet file with a column caption, captions or text, and perhaps
 image_id, or of any other layout that training reads. The report has a line for each caption, the vaguest
@@ -39,9 +39,6 @@ from ..pairs.captions import read_captions
 from ..reporting.triage_report import REPORT_SUFFIXES, report_rows, summary, write_report
 from ..texts.triage import triage
 from .parser import CommandParser
-
-
-INTERRUPTED = "no report was written."
 
 
 def command_parser() -> CommandParser:

@@ -14,6 +14,7 @@ from .hierarchies import Hierarchies, read_hierarchies
 from .levels import rank_correlation, uncertainty_metrics
 from .many_to_many import TopK, many_to_many_metrics, top_k_both_ways
 from .posterior import QueryPosteriors, RetrievalPosterior, retrieval_posterior
+from .query_performance import JudgedQueries, query_performance_metrics, read_judged_queries
 from .ranks import RetrievalRanks, rank_both_ways
 from .recall import median_rank, recall_at_k, retrieval_metrics
 from .resampling import auroc_difference_interval, bootstrap_intervals, confidence_intervals, mean_over_seeds
@@ -26,6 +27,7 @@ from .specificity import ShortenedCaptions, graded, remove_words, specificity_co
 __all__ = [
     "EmbeddingScores",
     "Hierarchies",
+    "JudgedQueries",
     "QueryPosteriors",
     "RetrievalPosterior",
     "RetrievalRanks",
@@ -43,9 +45,11 @@ __all__ = [
     "median_rank",
     "oracle_metrics",
     "posterior_metrics",
+    "query_performance_metrics",
     "rank_both_ways",
     "rank_correlation",
     "read_hierarchies",
+    "read_judged_queries",
     "recall_at_k",
     "remove_words",
     "retrieval_metrics",

@@ -10,15 +10,16 @@ import torch
 from transformers import AutoProcessor
 
 from benchmarks import specificity
-from examples.scenes import generate, scenes
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.evaluation import read_hierarchies
 from modeling_asymvlm.model.objective import pair_scores
 from modeling_asymvlm.reporting.specificity import evaluate_hierarchies, evaluate_word_removal
+from modeling_asymvlm.scenes import generate, scenes
+from modeling_asymvlm.scenes.places import BACKBONE
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
 
 
-MODEL_DIR = Path(__file__).resolve().parents[2] / "examples" / "scenes" / "tiny_clip"
+MODEL_DIR = BACKBONE
 LISTS = [["a picture", "a red shape", "a small red circle"], ["an image", "a blue ring on a dark background"]]
 
 
@@ -107,7 +108,7 @@ def test_right_answers_are_shared_by_captions_of_the_same_words(checkpoint):
 def test_on_scenes_every_picture_that_a_caption_fits_is_right(model, tmp_path, monkeypatch):
     folder = tmp_path / "data"
     folder.mkdir()
-    monkeypatch.setattr(specificity, "SCENES", tmp_path)
+    monkeypatch.setattr(specificity, "data_folder", lambda: folder)
     data = generate.make_split("test", 60, seed=0)
     names, captions = list(data["image_id"]), list(data["caption"])
     features = torch.randn(2, 60, model.config.projection_dim, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import pytest
 
 from modeling_asymvlm import AsymVLMModel
 from modeling_asymvlm.__main__ import main
-from modeling_asymvlm.commands import convert, example, publish, train, triage
+from modeling_asymvlm.commands import convert, demo, example, publish, search, train, triage
 from modeling_asymvlm.store.embedding_store import EmbeddingStore
 from tests.support import layouts
 from tests.support.tiny_models import make_tiny_clip, make_tiny_processor
@@ -26,6 +26,8 @@ TAKEN = {
     "triage": set(triage.command_parser()._option_string_actions),
     "publish": set(publish.command_parser()._option_string_actions),
     "convert": set(convert.command_parser()._option_string_actions),
+    "search": set(search.command_parser()._option_string_actions),
+    "demo": set(demo.command_parser()._option_string_actions),
 }
 
 FLAG_IN_FILE = "--embeddings"
@@ -153,6 +155,26 @@ BAD_ARGUMENTS = {
         ["FEATURES", "store"],
         ["FEATURES", "store", "--image_id_column", "title"],
         ["FEATURES", "store", "--held_out_fraction", "many"],
+    ],
+    "search": [
+        ["--model", "MODEL"],
+        ["red", "--model", "MODEL"],
+        ["red", "--model", "MODEL", "--embeddings", "STORE", "--split", "other"],
+        ["red", "--model", "MODEL", "--images", "nowhere"],
+        ["red", "--model", "MODEL", "--images", "FEATURES"],
+        ["red", "--model", "MODEL", "--index", "STORE"],
+        ["red", "--model", "MODEL", "--index", "i", "--save_index", "j"],
+        ["red", "--model", "MODEL", "--images", "FEATURES", "--index", "i"],
+        ["red", "--model", "STORE_HEAD", "--embeddings", "STORE"],
+        ["red", "--model", "nowhere"],
+        ["red", "--model", "MODEL", "-k", "0"],
+    ],
+    "demo": [
+        ["--model", "nowhere"],
+        ["--model", "MODEL"],
+        ["--model", "STORE_HEAD", "--embeddings", "STORE"],
+        ["--gallery_size", "1"],
+        ["--modell", "MODEL"],
     ],
 }
 

@@ -18,12 +18,13 @@ from PIL import Image
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 
-from tests.support.demo_cases import FOLDER, load, make_case  # noqa: E402
+from modeling_asymvlm.demo import access  # noqa: E402
+from tests.support.demo_cases import make_case  # noqa: E402
 
 
-access = load("access")
 PROMPT, ALPHA, UPLOAD, EXAMPLE = range(4)  # the events, in the order of the page
 ADDRESS = "http://example.com/big.png"
+REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 30  # seconds for the slowest machine
 
 # The command, with a stand-in for Gradio's downloads that tells of them.
@@ -36,8 +37,8 @@ async def download(url, cache_dir):
     raise ConnectionError(url)
 
 processing_utils.async_ssrf_protected_download = download
-import app
-app.main(sys.argv[1:])
+from modeling_asymvlm.__main__ import main
+sys.exit(main(["demo", *sys.argv[1:]]))
 """
 
 
@@ -72,8 +73,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
     case = make_case(folder)
     command = [sys.executable, "-c", PROGRAM, "--model", str(case.model), "--dataset", str(case.data)]
     variables = {"HF_DATASETS_CACHE": str(folder), "GRADIO_TEMP_DIR": str(folder / "uploads"), "HF_HUB_OFFLINE": "1"}
-    imported_from = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, **variables, "PYTHONPATH": imported_from}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)}
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None

@@ -10,17 +10,15 @@ import torch
 from PIL import Image
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
+from modeling_asymvlm.demo import gallery as gallery_module
+from modeling_asymvlm.demo import loading, pictures, rendering
 from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.store.embedding_store import EmbeddingStore
 from modeling_asymvlm.texts.encoding import backbone_features, encode_texts
 from modeling_asymvlm.texts.tokenization import tokenize_texts
 from tests.support.calibrations import make_calibration
-from tests.support.demo_cases import load, make_case
+from tests.support.demo_cases import make_case
 from tests.support.picture_source import PictureSource
-
-
-gallery_module, pictures, rendering = (load(name) for name in ("gallery", "pictures", "rendering"))
-loading = load("loading")
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:

@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel  # noqa: E402
+from modeling_asymvlm.commands import demo as app
+from modeling_asymvlm.demo import loading
+from modeling_asymvlm.demo import page as page_module
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
-from tests.support.demo_cases import FOLDER, load, make_case
-
-
-app, loading, page_module = load("app"), load("loading"), load("page")
+from tests.support.demo_cases import FOLDER, make_case
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_sampled_split_keeps_what_belongs_together():
 
 def test_what_does_not_fit_together_is_named_with_the_remedy(case, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "DEFAULT_MODEL", tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="Make it with `accelerate launch train_asymvlm.py`") as absent:
+    with pytest.raises(FileNotFoundError, match="Make it with `asymvlm example`") as absent:
         opened(case, model_name=None)
     said = app.command_parser().in_flags(str(absent.value))
     assert "name another with --model, and its features and pictures with --embeddings and --dataset." in said
@@ -130,7 +130,7 @@ def test_mistakes_end_in_one_sentence(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         app.main(arguments)
     said = str(exit_.value) + capsys.readouterr().err
-    assert exit_.value.code != 0 and said.count("app.py: error: ") == 1 and "Traceback" not in said
+    assert exit_.value.code != 0 and said.count("demo: error: ") == 1 and "Traceback" not in said
 
 
 # As a Space

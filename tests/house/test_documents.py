@@ -1,6 +1,7 @@
 """README and the other documents: links, imports and commands that exist, and lengths that are kept."""
 
 import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -14,8 +15,8 @@ from modeling_asymvlm.commands import COMMANDS
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
-PAPERS = [REPOSITORY / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
-GUIDES = [REPOSITORY / "demo" / "README.md", REPOSITORY / "examples" / "scenes" / "README.md"]
+PAPERS = [REPOSITORY / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY", "RELEASE")]
+GUIDES = [REPOSITORY / "demo" / "README.md"]
 DOCUMENTS = [README, *PAGES, *PAPERS, *GUIDES]
 MOST_LINES = 150
 
@@ -88,8 +89,23 @@ def test_commands_exist(document):
             assert word in {*COMMANDS, "--help"}, f"{module} {word}"
         elif module.partition(".")[0] in ("benchmarks", "examples", modeling_asymvlm.__name__):
             assert is_runnable(module), module
+    for word in re.findall(r"(?:^|`)asymvlm ([\w-]+)", text, re.MULTILINE):
+        assert word in {*COMMANDS, "--help", "--version", "COMMAND"}, f"asymvlm {word}"
     for script in re.findall(r"(?:python|launch|nproc_per_node \d+ \.\.\.)\s+([\w/]+\.py)", text):
         assert (REPOSITORY / script).is_file(), script
+
+
+@every_document
+def test_commands_take_the_flags_that_are_shown(document):
+    if document.name == "CHANGELOG.md":  # which names flags of the past
+        return
+    for block in blocks(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.partition("  #")[0].replace("accelerate launch train_asymvlm.py", "asymvlm train")
+            for command, words in re.findall(r"(?<![\w/-])asymvlm (\w+)( [^&|]*)", line):
+                parser = importlib.import_module(f"modeling_asymvlm.commands.{command}").command_parser()
+                unknown = set(re.findall(r"(?<=\s)--[\w-]+", words)) - set(parser._option_string_actions) - {"--help"}
+                assert not unknown, f"{command}: {unknown}"
 
 
 @every_document

@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "zero_shot": {"model", "texts", "utils"},
     "reporting": {*EVERYTHING_ABOVE, "zero_shot"},
     "publishing": {"model", "reporting", "texts"},
-    "commands": {*EVERYTHING_ABOVE, "zero_shot", "reporting", "publishing"},
+    "scenes": set(),
+    "demo": {"model", "store", "pairs", "texts", "calibration", "search", "scenes", "utils"},
+    "commands": {*EVERYTHING_ABOVE, "zero_shot", "reporting", "publishing", "scenes", "demo"},
 }
 MOST_MODULES = 25
 

@@ -1,12 +1,9 @@
 """A checkpoint with its features and pictures, small enough to make on the spot, for the tests of the page."""
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-import pytest
 import torch
 from PIL import Image
 
@@ -19,13 +16,6 @@ from tests.support.training import learned
 
 FOLDER = Path(__file__).resolve().parents[2] / "demo"
 NUM_IMAGES = {"train": 60, "validation": 100, "test": 30}
-
-
-def load(name: str) -> ModuleType:
-    """A file of the page, which imports its siblings from its own folder as it does on the command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        return importlib.import_module(name)
 
 
 @dataclass(frozen=True)

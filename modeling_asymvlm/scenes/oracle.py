@@ -1,6 +1,6 @@
 """The best possible R@1 on a split of the scenes data set, computed from the attributes.
 
-    python -m examples.scenes.oracle DIR
+    python -m modeling_asymvlm.scenes.oracle DIR
 
 Assumption: pictures are independent and uniform over the scenes that the split may show, each caption is written for
 one picture, and the gallery holds all pictures or all captions in random order. A retrieval method sees one query and

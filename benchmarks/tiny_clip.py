@@ -1,6 +1,6 @@
 """Trains the tiny CLIP of the scenes example from scratch, on the training split alone, in minutes on two cores.
 
-    python -m examples.scenes.train_tiny_clip
+    python -m benchmarks.tiny_clip
 
 Each epoch shows the training pictures with newly drawn captions. Besides the contrastive loss, linear read-outs of
 both embeddings name the attributes: a model this small would otherwise learn combinations of attributes by heart and
@@ -25,12 +25,12 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from .generate import generate
-from .oracle import best_recall, expected_recall, split_attributes, split_fits
-from .scenes import NUM_VALUES, PICTURE_SIZE, draw_named, vocabulary, write_caption
+from modeling_asymvlm.scenes.generate import generate
+from modeling_asymvlm.scenes.oracle import best_recall, expected_recall, split_attributes, split_fits
+from modeling_asymvlm.scenes.places import BACKBONE
+from modeling_asymvlm.scenes.scenes import NUM_VALUES, PICTURE_SIZE, draw_named, vocabulary, write_caption
 
 
-DEFAULT_OUTPUT_DIR = Path(__file__).resolve().parent / "tiny_clip"
 # The end token is the fourth: CLIP pools at the largest token id instead of at the end token if that one has id 2.
 SPECIAL_TOKENS = ("<pad>", "<start>", "<unknown>", "<end>")
 CONTEXT_LENGTH = 24
@@ -190,8 +190,8 @@ def train(model: CLIPModel, processor: CLIPProcessor, splits: dict[str, Dataset]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the tiny CLIP of the scenes example.")
-    parser.add_argument("--data_dir", type=Path, help="folder of generate.py; generated beside the script by default")
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_OUTPUT_DIR, help="where to save the model")
+    parser.add_argument("--data_dir", type=Path, help="folder of generate.py; default: in the cache")
+    parser.add_argument("--output_dir", type=Path, default=BACKBONE, help="where to save the model")
     parser.add_argument("--num_epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -199,7 +199,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     torch.use_deterministic_algorithms(True)
 
-    data_dir = generate(arguments.data_dir) if arguments.data_dir else generate()
+    data_dir = generate(arguments.data_dir)
     names = ("train", "validation", "test")
     splits = load_dataset("parquet", data_files={name: str(data_dir / f"{name}.parquet") for name in names})
     processor = make_processor()

@@ -7,22 +7,21 @@ import datasets
 import huggingface_hub
 import numpy as np
 import torch
-from gallery import Gallery
-from pictures import Pictures, pictures_in_folder, pictures_of_data
 from transformers import AutoProcessor
 
-from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.calibration.calibration import Calibration
-from modeling_asymvlm.model.checkpoint_fingerprints import check_fingerprint
-from modeling_asymvlm.pairs.layouts import load_pairs
-from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..calibration.calibration import Calibration
+from ..model.checkpoint_fingerprints import check_fingerprint
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..pairs.layouts import load_pairs
+from ..scenes.generate import generate
+from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from .gallery import Gallery
+from .pictures import Pictures, pictures_in_folder, pictures_of_data
 
 
 SHOWN, CALIBRATION, REFERENCE = "test", "validation", "train"
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-DEFAULT_MODEL = REPOSITORY / "outputs" / "asymvlm"
-DEFAULT_DATASET = REPOSITORY / "examples" / "scenes" / "data"
+DEFAULT_MODEL = Path("outputs/asymvlm")  # where `asymvlm example` leaves it
 
 
 def open_gallery(
@@ -50,12 +49,13 @@ def open_gallery(
     if model_name is None:
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError(
-                f"There is no checkpoint at {str(DEFAULT_MODEL)!r}. Make it with `accelerate launch train_asymvlm.py` "
-                "in the repository, or name another with model_name=, and its features and pictures with embeddings= "
+                f"There is no checkpoint at {str(DEFAULT_MODEL)!r}. Make it with `asymvlm example`, "
+                "or name another with model_name=, and its features and pictures with embeddings= "
                 "and dataset=."
             )
         model_name = str(DEFAULT_MODEL)
-        dataset = dataset or (str(DEFAULT_DATASET) if embeddings is None and image_folder is None else None)
+        if dataset is None and embeddings is None and image_folder is None:
+            dataset = str(generate())
     model, processor = open_model(model_name)
     store = open_store(embeddings, model_name)
     check_store(store, model, model_name)
@@ -131,10 +131,6 @@ def open_pictures(dataset: str | None, image_folder: str | None, image_ids: list
     if dataset is None:
         found = pictures_in_folder(Path(str(image_folder)), image_ids)
     else:
-        if dataset == str(DEFAULT_DATASET) and not DEFAULT_DATASET.is_dir():
-            raise FileNotFoundError(
-                f"There are no pictures at {dataset!r}: make them with `python -m examples.scenes.generate`."
-            )
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would be told of local files too
         found = pictures_of_data(load_pairs(dataset, image_folder=image_folder), image_ids, SHOWN)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from modeling_asymvlm.pairs.sources import CaptionedImage, PairSource
+from ..pairs.sources import CaptionedImage, PairSource
 
 
 SIDE = 256  # of a picture on the page, in pixels

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from pictures import Pictures
 from PIL import Image
 
-from modeling_asymvlm import AsymVLMModel
-from modeling_asymvlm.calibration.calibration import Calibration
-from modeling_asymvlm.calibration.conformal import ConformalSets
-from modeling_asymvlm.search.image_index import ImageIndex
-from modeling_asymvlm.search.text_index import TextIndex
-from modeling_asymvlm.store.embedding_store import EmbeddingSplit
-from modeling_asymvlm.texts.encoding import backbone_features, encode_texts, text_concentration
-from modeling_asymvlm.texts.tokenization import tokenize_texts
-from modeling_asymvlm.texts.words import TextUncertainty, word_uncertainty
+from ..calibration.calibration import Calibration
+from ..calibration.conformal import ConformalSets
+from ..model.modeling_asymvlm import AsymVLMModel
+from ..search.image_index import ImageIndex
+from ..search.text_index import TextIndex
+from ..store.embedding_store import EmbeddingSplit
+from ..texts.encoding import backbone_features, encode_texts, text_concentration
+from ..texts.tokenization import tokenize_texts
+from ..texts.words import TextUncertainty, word_uncertainty
+from .pictures import Pictures
 
 
 ALPHAS = (0.05, 0.1, 0.2)

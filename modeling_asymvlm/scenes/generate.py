@@ -1,6 +1,6 @@
 """Writes the scenes data set: 20,000 / 2,000 / 2,000 pictures with one caption each, as parquet files.
 
-    python -m examples.scenes.generate --output_dir DIR
+    python -m modeling_asymvlm.scenes.generate [--output_dir DIR]
 
 The test split shows only combinations of attributes that the other two splits never show. The folder is complete or
 absent at any moment; one that this generator has already written is left as it is.
@@ -18,11 +18,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from .places import data_folder
 from .scenes import ATTRIBUTES, all_scenes, ambiguity, draw_named, held_out_scenes, render, write_caption
 
 
 SPLIT_SIZES = {"train": 20_000, "validation": 2_000, "test": 2_000}
-DEFAULT_OUTPUT_DIR = Path(__file__).resolve().parent / "data"
 MARKER = "scenes.json"
 
 FEATURES = Features(
@@ -85,11 +85,12 @@ def is_complete(folder: Path, expected: dict) -> bool:
     return marker.is_file() and json.loads(marker.read_text()) == expected
 
 
-def generate(output_dir: str | Path = DEFAULT_OUTPUT_DIR, seed: int = 0) -> Path:
+def generate(output_dir: str | Path | None = None, seed: int = 0) -> Path:
     """Writes `train.parquet`, `validation.parquet` and `test.parquet` unless they are there already.
 
     Args:
-        output_dir: the folder to create. An older data set of this generator there is replaced.
+        output_dir: the folder to create, by default that of [`data_folder`]. An older data set of this generator there
+            is replaced.
         seed: a non-negative integer; the same seed gives the same pictures and captions.
 
     Returns:
@@ -98,7 +99,7 @@ def generate(output_dir: str | Path = DEFAULT_OUTPUT_DIR, seed: int = 0) -> Path
     Raises:
         FileExistsError: if `output_dir` holds anything else.
     """
-    output_dir = Path(output_dir).resolve()
+    output_dir = Path(data_folder() if output_dir is None else output_dir).resolve()
     expected = fingerprint(seed)
     if is_complete(output_dir, expected):
         return output_dir
@@ -129,7 +130,7 @@ def generate(output_dir: str | Path = DEFAULT_OUTPUT_DIR, seed: int = 0) -> Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the scenes data set as parquet files.")
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_OUTPUT_DIR, help="folder to create")
+    parser.add_argument("--output_dir", type=Path, default=data_folder(), help="to create; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="non-negative integer, decides pictures and captions")
     arguments = parser.parse_args()
     print(generate(arguments.output_dir, arguments.seed))

@@ -6,10 +6,11 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from gallery import ALPHAS, MAX_CHARACTERS, Gallery
-from pictures import data_uri, uploaded_picture
 from PIL import Image
-from rendering import captions_html, message, pictures_html, prompt_html
+
+from .gallery import ALPHAS, MAX_CHARACTERS, Gallery
+from .pictures import data_uri, uploaded_picture
+from .rendering import captions_html, message, pictures_html, prompt_html
 
 
 TITLE = "How much does a text leave open?"

@@ -3,18 +3,17 @@
 import itertools
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
 
-from examples.scenes import generate, oracle, scenes
+from modeling_asymvlm.scenes import generate, oracle, scenes
+from modeling_asymvlm.scenes.places import BACKBONE
 
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples" / "scenes"
-MODEL_DIR = FOLDER / "tiny_clip"
+MODEL_DIR = BACKBONE
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import math
 from html import escape
 
-from gallery import PictureSet, PromptConfidence, PromptReading, Ranking
-from pictures import Pictures
-
-from modeling_asymvlm.calibration.typicality import UNLIKE
-from modeling_asymvlm.texts.words import WordUncertainty
+from ..calibration.typicality import UNLIKE
+from ..texts.words import WordUncertainty
+from .gallery import PictureSet, PromptConfidence, PromptReading, Ranking
+from .pictures import Pictures
 
 
 NOTHING_BELOW = 0.5  # a gallery with less presence than this is said to hold no match

@@ -1,0 +1,1 @@
+"""The embedded example: generated pictures of one shape, captions of known ambiguity, their oracle and a tiny CLIP."""
