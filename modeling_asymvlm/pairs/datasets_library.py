@@ -80,8 +80,8 @@ def open_image_folder(path: Path, opening: Opening) -> dict[str, Any]:
     columns = replace(opening.columns, image=image_column)
     files = metadata_files(path)
     if files[0].parent == path:
-        folders = set(image_places(files[0], columns))
-        rows = {folder: [RowFile(files[0], within=folder)] for folder in sorted(folders)}
+        folders = sorted(image_places(files[0], columns))
+        rows = {folder: [RowFile(files[0], within=folder)] for folder in folders}
     else:
         rows = {file.parent.name: [RowFile(file, image_prefix=file.parent.name)] for file in files}
     if not rows.keys() & SPLIT_NAMES.keys():

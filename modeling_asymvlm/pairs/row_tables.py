@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import posixpath
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -101,7 +102,7 @@ class RowTables(datasets.ArrowBasedBuilder):
             if surplus is not None:
                 raise ValueError(f"{place} has {surplus!r}, but the first row has none. Fill it in, or leave it out.")
             path = require_path(row.get(columns.image), place, columns.image)
-            if row_file.within is not None and not path.startswith(f"{row_file.within}/"):
+            if row_file.within is not None and _first_folder(path) != row_file.within:
                 continue
             where = f"{place} (image {path!r})"
             read: dict[str, Any] = {
@@ -151,11 +152,12 @@ def streamed_rows(builder: RowTables) -> datasets.IterableDataset:
     return builder.as_streaming_dataset(split="train")
 
 
-def image_places(file: Path, columns: PairColumns) -> Mapping[str, int]:
-    """In which folders of the first level the images of a file lie, and in how many rows; "" stands for none."""
-    found: dict[str, int] = {}
-    for place, row in rows_of(file, [columns.image]):
-        first, slash, _ = require_path(row.get(columns.image), place, columns.image).removeprefix("./").partition("/")
-        folder = first if slash else ""
-        found[folder] = found.get(folder, 0) + 1
-    return found
+def image_places(file: Path, columns: PairColumns) -> set[str]:
+    """The first folders in the paths of a file's images, relative to the file; "" stands for none."""
+    rows = rows_of(file, [columns.image])
+    return {_first_folder(require_path(row.get(columns.image), place, columns.image)) for place, row in rows}
+
+
+def _first_folder(path: str) -> str:
+    first, slash, _ = posixpath.normpath(path).partition("/")
+    return first if slash else ""
