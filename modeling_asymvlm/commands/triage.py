@@ -3,8 +3,8 @@
     python -m modeling_asymvlm triage captions.jsonl --model outputs/asymvlm --output report.jsonl
     python -m modeling_asymvlm triage annotations/ --model outputs/asymvlm --output report.parquet
 
-The captions are those of a JSON, JSON Lines, CSV, TSV or parquet file with a column caption, captions or text, and perhaps
-image_id, or of any other layout that training reads. The report has a line for each caption, the vaguest
+The captions are those of a JSON, JSON Lines, CSV, TSV or parquet file with a column caption, captions or text, and
+perhaps image_id, or of any other layout that training reads. The report has a line for each caption, the vaguest
 first:
 
 rank, row, caption   place from 0 on, row of the file, text
