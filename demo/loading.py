@@ -16,6 +16,7 @@ from modeling_asymvlm.calibration.calibration import Calibration
 from modeling_asymvlm.model.checkpoint_fingerprints import check_fingerprint
 from modeling_asymvlm.pairs.layouts import load_pairs
 from modeling_asymvlm.store.embedding_store import EmbeddingSplit, EmbeddingStore
+from modeling_asymvlm.texts.processor_check import check_processor
 
 
 SHOWN, CALIBRATION, REFERENCE = "test", "validation", "train"
@@ -80,7 +81,9 @@ def open_model(name: str) -> tuple[AsymVLMModel, Any]:
     if model.vlm is None:
         raise ValueError(f"{name!r} is a head without a backbone, which embeds no words: name a whole checkpoint.")
     model.config.law.check_concentration(repr(name))
-    return model, AutoProcessor.from_pretrained(name)
+    processor = AutoProcessor.from_pretrained(name)
+    check_processor(model, processor)
+    return model, processor
 
 
 def open_calibration(name: str, model: AsymVLMModel) -> Calibration | None:

@@ -33,6 +33,7 @@ from ..reporting.model_card import model_facts
 from ..reporting.run_files import calibrate, example_texts, figure_warnings, save_card, save_figures, training_record
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..texts.processor_check import check_processor
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.batches import FeaturePairs
 from ..training.checks import leak_warnings, pair_warnings
@@ -111,6 +112,7 @@ def prepare_features(
             revision=model_arguments.model_revision or "main",
             trust_remote_code=model_arguments.trust_remote_code,
         )
+        check_processor(model, processor)
     if data.embeddings is not None:
         store = EmbeddingStore(data.embeddings)
         splits = {split: store.split(split) for split in SPLITS}

@@ -37,6 +37,7 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.captions import read_captions
 from ..reporting.triage_report import REPORT_SUFFIXES, report_rows, summary, write_report
+from ..texts.processor_check import check_processor
 from ..texts.triage import triage
 from .parser import CommandParser
 
@@ -104,9 +105,11 @@ def judge(parsed: argparse.Namespace) -> None:
         calibration = Calibration.from_pretrained(parsed.model, model=model)
     except FileNotFoundError:
         calibration = None
+    tokenizer = AutoTokenizer.from_pretrained(parsed.model)
+    check_processor(model, tokenizer)
     found = triage(
         model,
-        AutoTokenizer.from_pretrained(parsed.model),
+        tokenizer,
         captions.texts,
         captions.image_ids,
         duplicate_divergence=parsed.duplicate_divergence,

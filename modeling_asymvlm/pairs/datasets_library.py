@@ -11,7 +11,7 @@ import datasets
 import huggingface_hub
 
 from .columns import DEFAULT_COLUMNS, ImageFolder, PairColumns
-from .file_rows import file_format
+from .file_rows import column_names, file_format
 from .row_tables import RowFile, cached_rows, cause_of, image_places, row_tables, streamed_rows
 from .splits import SPLIT_NAMES, named_splits
 from .streams import StreamPairs
@@ -79,6 +79,9 @@ def open_image_folder(path: Path, opening: Opening) -> dict[str, Any]:
     image_column = FILE_NAME if opening.columns.image == DEFAULT_COLUMNS.image else opening.columns.image
     columns = replace(opening.columns, image=image_column)
     files = metadata_files(path)
+    for file in files:  # as `datasets` calls the column, whatever the file does
+        names = ["image" if name == FILE_NAME else name for name in column_names(file)]
+        opening.columns.found_in(names, str(file))
     if files[0].parent == path:
         folders = sorted(image_places(files[0], columns))
         rows = {folder: [RowFile(files[0], within=folder)] for folder in folders}
