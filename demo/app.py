@@ -10,12 +10,14 @@ Where an argument is left off, the environment variable that its help names is u
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import gradio as gr
 import transformers
-from access import PageOnly
+from access import HostsOnly, PageOnly, hosts_of
+from connections import drop_half_requests
 from loading import open_gallery
 from page import THEME, build_page
 from pictures import MAX_UPLOAD_BYTES
@@ -25,6 +27,8 @@ from modeling_asymvlm.commands.parser import CommandParser
 
 
 GALLERY_SIZE = 2000
+IDLE_SECONDS = 20  # of a connection that began a request and went silent
+MAX_WAITING = 16  # events; further visitors are told to try again
 
 
 def command_parser() -> CommandParser:
@@ -61,6 +65,11 @@ def command_parser() -> CommandParser:
         default=GALLERY_SIZE,
     )
     add("--host", "GRADIO_SERVER_NAME", "address to serve at, default: this machine alone", default="127.0.0.1")
+    add(
+        "--allowed_hosts",
+        "ASYMVLM_ALLOWED_HOSTS",
+        "names by which visitors may reach the page, separated by commas, besides this machine's and --host",
+    )
     add("--port", "GRADIO_SERVER_PORT", "port to serve at, default: the first free one from 7860", type=int)
     return parser
 
@@ -70,8 +79,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return command_parser().parse_args(arguments)
 
 
-def serve(page: gr.Blocks, host: str, port: int | None) -> str:
-    """Serves a page in the background, and returns its address."""
+def serve(page: gr.Blocks, host: str, port: int | None, allowed_hosts: Sequence[str] = ()) -> str:
+    """
+    Serves a page in the background, and returns its address.
+
+    Args:
+        page (`gr.Blocks`): the page.
+        host (`str`), port (`int`, *optional*): where to serve; the first free port from 7860 by default.
+        allowed_hosts (`Sequence[str]`, *optional*): names by which visitors may reach it, besides `host`.
+    """
+    space = os.environ.get("SPACE_HOST")  # set where a Space of the Hub serves the page, in a frame of the Hub's own
+    hosts = hosts_of(host, [*allowed_hosts, *filter(None, [space])])
+    frames = ["https://huggingface.co"] if space else []
+    page.queue(max_size=MAX_WAITING)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -81,12 +101,13 @@ def serve(page: gr.Blocks, host: str, port: int | None) -> str:
         run_history=False,
         max_file_size=MAX_UPLOAD_BYTES,
         allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(PageOnly)]},
+        app_kwargs={"middleware": [Middleware(HostsOnly, hosts=hosts, frame_ancestors=frames), Middleware(PageOnly)]},
         theme=THEME,
         css_paths=Path(__file__).with_name("page.css"),
         quiet=True,
         prevent_thread_lock=True,
     )
+    drop_half_requests(page.server, IDLE_SECONDS)
     return address
 
 
@@ -104,7 +125,8 @@ def main(arguments: list[str]) -> None:
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         command_parser().fail(error, code=1)
     page = build_page(gallery)
-    address = serve(page, options.host, options.port)
+    named = [host.strip() for host in (options.allowed_hosts or "").split(",") if host.strip()]
+    address = serve(page, options.host, options.port, named)
     print(f"The page is at {address} (Ctrl-C ends it).", flush=True)
     page.block_thread()
 
