@@ -17,6 +17,7 @@ from ..reporting.tables import format_table
 from ..scenes.generate import generate
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..texts.processor_check import check_processor
 from ..training.arguments import AsymVLMTrainingArguments
 from .train_arguments import DataArguments, ModelArguments
 
@@ -85,10 +86,12 @@ def test_features(
     if model.vlm is None:
         raise ValueError(f"{checkpoint!r} is a head without a backbone: pass the features of the data, --embeddings.")
     pairs = data.load_pairs(data.dataset_name_or_path or str(generate()), training.seed)
+    processor = AutoProcessor.from_pretrained(checkpoint, **loading)
+    check_processor(model, processor)
     store, broken = cached_features(
         Path(str(training.output_dir)) / "test_embeddings",  # beside those of a training, which hold more splits
         model,
-        AutoProcessor.from_pretrained(checkpoint, **loading),
+        processor,
         {"test": pairs["test"]},
         **data.embedding_kwargs(),
     )

@@ -50,6 +50,11 @@ def command_parser() -> CommandParser:
         default=GALLERY_SIZE,
     )
     add("--host", "GRADIO_SERVER_NAME", "address to serve at, default: this machine alone", default="127.0.0.1")
+    add(
+        "--allowed_hosts",
+        "ASYMVLM_ALLOWED_HOSTS",
+        "names by which visitors may reach the page, separated by commas, besides this machine's and --host",
+    )
     add("--port", "GRADIO_SERVER_PORT", "port to serve at, default: the first free one from 7860", type=int)
     return parser
 
@@ -71,7 +76,8 @@ def main(arguments: list[str]) -> int:
             gallery_size=options.gallery_size,
         )
     page = build_page(gallery)
-    address = serve(page, options.host, options.port)
+    named = [host.strip() for host in (options.allowed_hosts or "").split(",") if host.strip()]
+    address = serve(page, options.host, options.port, named)
     print(f"The page is at {address} (Ctrl-C ends it).", flush=True)
     threading.Event().wait()  # for Ctrl-C
     return 0

@@ -44,6 +44,7 @@ from ..scenes.generate import generate
 from ..scenes.places import BACKBONE
 from ..store.builder import cached_features
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..texts.processor_check import check_processor
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.batches import FeaturePairs
 from ..training.checks import leak_warnings, pair_warnings
@@ -135,6 +136,7 @@ def prepare_features(
             revision=model_arguments.model_revision or "main",
             trust_remote_code=model_arguments.trust_remote_code,
         )
+        check_processor(model, processor)
     if data.embeddings is not None:
         store = EmbeddingStore(data.embeddings)
         splits = {split: store.split(split) for split in SPLITS}

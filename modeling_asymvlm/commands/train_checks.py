@@ -100,7 +100,7 @@ def _check_paths(model: ModelArguments, data: DataArguments) -> None:
     for name, value in named.items():
         # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
         is_path = value is not None and (
-            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix in DATA_SUFFIXES
+            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix.lower() in DATA_SUFFIXES
         )
         if is_path and not (value and Path(value).exists()):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")

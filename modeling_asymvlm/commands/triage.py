@@ -3,8 +3,8 @@
     asymvlm triage captions.jsonl --model outputs/asymvlm --output report.jsonl
     asymvlm triage annotations/ --model outputs/asymvlm --output report.parquet
 
-The captions are those of a JSON, JSON Lines, CSV or parquet file with a column caption, captions or text, and perhaps
-image_id, or of any other layout that training reads. The report has a line for each caption, the vaguest
+The captions are those of a JSON, JSON Lines, CSV, TSV or parquet file with a column caption, captions or text, and
+perhaps image_id, or of any other layout that training reads. The report has a line for each caption, the vaguest
 first:
 
 rank, row, caption   place from 0 on, row of the file, text
@@ -37,6 +37,7 @@ from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.captions import read_captions
 from ..reporting.triage_report import REPORT_SUFFIXES, report_rows, summary, write_report
+from ..texts.processor_check import check_processor
 from ..texts.triage import triage
 from .parser import CommandParser
 
@@ -101,9 +102,11 @@ def judge(parsed: argparse.Namespace) -> None:
         calibration = Calibration.from_pretrained(parsed.model, model=model)
     except FileNotFoundError:
         calibration = None
+    tokenizer = AutoTokenizer.from_pretrained(parsed.model)
+    check_processor(model, tokenizer)
     found = triage(
         model,
-        AutoTokenizer.from_pretrained(parsed.model),
+        tokenizer,
         captions.texts,
         captions.image_ids,
         duplicate_divergence=parsed.duplicate_divergence,

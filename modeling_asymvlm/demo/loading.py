@@ -15,6 +15,7 @@ from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.layouts import load_pairs
 from ..scenes.generate import generate
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
+from ..texts.processor_check import check_processor
 from .gallery import Gallery
 from .pictures import Pictures, pictures_in_folder, pictures_of_data
 
@@ -80,7 +81,9 @@ def open_model(name: str) -> tuple[AsymVLMModel, Any]:
     if model.vlm is None:
         raise ValueError(f"{name!r} is a head without a backbone, which embeds no words: name a whole checkpoint.")
     model.config.law.check_concentration(repr(name))
-    return model, AutoProcessor.from_pretrained(name)
+    processor = AutoProcessor.from_pretrained(name)
+    check_processor(model, processor)
+    return model, processor
 
 
 def open_calibration(name: str, model: AsymVLMModel) -> Calibration | None:

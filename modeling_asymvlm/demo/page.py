@@ -113,7 +113,21 @@ def build_page(gallery: Gallery) -> gr.Blocks:
 
 def _header(gallery: Gallery) -> str:
     return (
-        f"<header><h1>{TITLE}</h1><p>To <b>{escape(gallery.name)}</b> a text is a distribution over pictures: the "
+        f"<header><h1>{TITLE}</h1>{_missing(gallery)}"
+        f"<p>To <b>{escape(gallery.name)}</b> a text is a distribution over pictures: the "
         "more it says, the more concentrated. Edit the prompt and watch 1/κ, the concentration that it learned, "
         "and what is known of its answers.</p></header>"
+    )
+
+
+def _missing(gallery: Gallery) -> str:
+    """Why ids stand where pictures should; nothing where all are there."""
+    found, total = len(gallery.pictures), len(gallery.image_ids)
+    if found == total:
+        return ""
+    if found:
+        return message(f"{total - found:,} of {total:,} pictures are not in the data, and are shown by their ids.")
+    return message(
+        "No pictures are shown but their ids, since nothing says where the pictures are: start the page with "
+        "--dataset, the pairs that the features were made from, or with --image_folder."
     )

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..pairs.sources import CaptionedImage, PairSource
+from ..utils.pictures import upright_rgb
 
 
 SIDE = 256  # of a picture on the page, in pixels
@@ -136,6 +137,6 @@ def uploaded_picture(content: bytes) -> Image.Image:
     if opened.width * opened.height > MAX_UPLOAD_PIXELS:  # known before a pixel is decoded
         raise ValueError(too_large)
     try:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return upright_rgb(opened)
     except Exception as error:
         raise ValueError("This picture is broken and cannot be read: choose another.") from error

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import datasets
 from transformers.utils import logging
 
-from .columns import ImageFolder, problem_with
+from .columns import ImageFolder, problem_with, shown
 from .tables import TablePairs
 
 
@@ -43,13 +43,20 @@ def annotated_pairs(images: Sequence[AnnotatedImage], file: Path, folder: ImageF
         split (`str`): for messages.
 
     Raises:
-        ValueError: if an image stands twice, or fewer than two pairs are there.
+        ValueError: if an image stands twice, two are one file, or fewer than two pairs are there.
     """
     ids: set[str] = set()
+    id_of: dict[str, str] = {}
     for image in images:
         if image.image_id in ids:
             raise ValueError(f"{file}: image {image.image_id!r} stands there more than once. Remove one.")
         ids.add(image.image_id)
+        other = id_of.setdefault(folder.identity(image.path), image.image_id)
+        if other != image.image_id:
+            raise ValueError(
+                f"{file}: images {other!r} and {image.image_id!r} are one picture, {image.path!r}. Join their "
+                "captions, or remove one."
+            )
     captioned = [image for image in images if image.captions]
     if len(captioned) < len(images):
         logger.warning(
@@ -70,7 +77,7 @@ def require_caption(caption: object, place: str) -> str:
     """Raises `ValueError` that names the place if this is no caption."""
     problem = "no text" if isinstance(caption, list) else problem_with(caption)
     if problem is not None:
-        raise ValueError(f"{place} has {problem}: {caption!r}. Fix or remove it.")
+        raise ValueError(f"{place} has {problem}: {shown(caption)}. Fix or remove it.")
     return str(caption)
 
 

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
-import pyarrow as pa
-
-from .columns import CAPTION_COLUMN_NAMES, DEFAULT_COLUMNS, PairColumns, require_captions
+from .columns import (
+    CAPTION_COLUMN_NAMES,
+    DEFAULT_COLUMNS,
+    ImageFolder,
+    PairColumns,
+    require_captions,
+    require_id,
+    require_path,
+)
 from .datasets_library import Opening
-from .layouts import FILE_FORMATS, is_table, open_pairs
-
-
-ROWS_PER_READ = 1000
+from .file_rows import column_names, file_format, rows_of
+from .layouts import is_table, open_pairs
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ def read_captions(
 ) -> Captions:
     """
     Args:
-        name_or_path (`str`): a JSON, JSON Lines, CSV or parquet file, or any other layout of docs/layouts.md.
+        name_or_path (`str`): a JSON, JSON Lines, CSV, TSV or parquet file, or any other layout of docs/layouts.md.
         caption_column (`str`, *optional*):
             A string or a list of strings per row. By default the first of caption, captions and text that is there.
         image_id_column (`str`, *optional*):
             Tells which rows share an image. By default image_id, or the paths in image; where neither is there, the
             captions in one list share an image.
         image_column, image_folder (`str`, *optional*):
-            As for [`~layouts.load_pairs`]; a JSON, JSON Lines, CSV or parquet file needs no images and takes neither.
+            As for [`~layouts.load_pairs`]; a table file needs no images and takes neither.
 
     Raises:
         FileNotFoundError: if `image_folder` is no folder.
@@ -55,7 +57,7 @@ def read_captions(
             and for an option that its layout does not have.
     """
     file = Path(name_or_path)
-    if file.suffix in FILE_FORMATS and not file.is_file():
+    if file_format(file) is not None and not file.is_file():
         raise ValueError(f"There is no file {name_or_path!r}.")
     if file.is_file() and is_table(file):
         for option, given in (("image_column", image_column), ("image_folder", image_folder)):
@@ -80,45 +82,43 @@ def read_captions(
 
 
 def _of_table(file: Path, caption_column: str | None, image_id_column: str | None) -> Captions:
-    try:
-        table = datasets.load_dataset(FILE_FORMATS[file.suffix], data_files=str(file), split="train")
-    except (datasets.exceptions.DatasetsError, StopIteration, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error or 'it is empty'}.") from error
-    names = table.column_names
+    names = column_names(file)
     column = caption_column or next((name for name in CAPTION_COLUMN_NAMES if name in names), "caption")
     for option, wanted in (("caption_column", column), ("image_id_column", image_id_column)):
         if wanted is not None and wanted not in names:
             raise ValueError(
                 f"{file}: there is no column {wanted!r}; it has {', '.join(names)}. Name another with {option}=."
             )
-    schema = table.features.arrow_schema
-    tells_images = [name for name in ("image_id", "image") if name in names and _is_identity(schema.field(name).type)]
-    id_column = image_id_column or next(iter(tells_images), None)
+    id_column = image_id_column or next((name for name in ("image_id", "image") if _tells_images(file, name)), None)
     texts: list[str] = []
     rows: list[int] = []
     image_ids: list[str] = []
-    has_lists = False
-    table = table.select_columns([column, *([] if id_column is None else [id_column])]).with_format("arrow")
-    row = 0
-    for batch in table.iter(batch_size=ROWS_PER_READ):
-        ids: list[Any] = [None] * len(batch) if id_column is None else batch[id_column].to_pylist()
-        for caption, image_id in zip(batch[column].to_pylist(), ids, strict=True):
-            place = f"{file}: row {row}"
-            captions = require_captions(caption, place, column)
-            has_lists |= isinstance(caption, list)
-            if id_column is not None and not isinstance(image_id, str | int):
+    has_lists, folder = False, ImageFolder(file.parent)
+    columns = [column, *([] if id_column is None else [id_column])]
+    for row, (place, values) in enumerate(rows_of(file, columns)):
+        captions = require_captions(values.get(column), place, column)
+        has_lists |= isinstance(values[column], list)
+        image_id = str(row)
+        if id_column == "image" and image_id_column is None:
+            image_id = folder.identity(require_path(values.get(id_column), place, id_column))
+        elif id_column is not None:
+            if values.get(id_column) is None:
                 raise ValueError(
-                    f"{place}: {id_column!r} must be text or a whole number, but is of type "
-                    f"{type(image_id).__name__}. Name another column with image_id_column=."
+                    f"{place}: {id_column!r} must be text or a whole number, but is missing. Fill it in, or name "
+                    "another column with image_id_column=."
                 )
-            texts += captions
-            rows += [row] * len(captions)
-            image_ids += [str(row if id_column is None else image_id)] * len(captions)
-            row += 1
+            image_id = require_id(values.get(id_column), place, id_column)
+        texts += captions
+        rows += [row] * len(captions)
+        image_ids += [image_id] * len(captions)
     if not texts:
         raise ValueError(f"{file} holds no captions.")
     return Captions(texts, rows, image_ids if has_lists or id_column is not None else None)
 
 
-def _is_identity(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+def _tells_images(file: Path, column: str) -> bool:
+    """Whether a table has a column of texts or whole numbers of this name."""
+    if column not in column_names(file):
+        return False
+    value = next((row.get(column) for _, row in rows_of(file, [column])), None)
+    return value is None or isinstance(value, str | int) and not isinstance(value, bool)

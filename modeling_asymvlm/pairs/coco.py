@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..utils.json_files import read_json
 from .annotations import AnnotatedImage, annotated_pairs, by_split, find_images, folders_beside, require_caption
+from .columns import shown
+from .file_text import SURROGATE, json_values
 from .splits import SPLIT_NAMES, files_of_splits
 from .tables import TablePairs
 
@@ -28,7 +29,7 @@ FIRST_KEY = re.compile(r"\s*\{\s*\"(info|licenses|images|annotations|type|catego
 
 def begins_like_annotations(file: Path) -> bool:
     """Whether a JSON file begins as annotation files do, rather than as a table."""
-    with file.open(encoding="utf-8") as opened:
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
         return FIRST_KEY.match(opened.read(4096)) is not None
 
 
@@ -41,12 +42,16 @@ def load_annotations(file: Path) -> dict[str, Any] | None:
     """
     if not begins_like_annotations(file):
         return None
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{file} has {size:,} bytes, more than the {MAX_BYTES:,} that an annotation file may have.")
     try:
-        content = read_json(file, remedy="Download it again.", max_bytes=MAX_BYTES)
-    except ValueError as error:
-        if getattr(error.__cause__, "msg", None) == "Extra data":  # JSON Lines
+        values = json_values(file)
+        content = next(values)
+        if next(values, None) is not None:  # JSON Lines
             return None
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{error} Download it again.") from error
     images, annotations = content.get("images"), content.get("annotations")
     if _are_objects(images) and (
         "sentences" in images[0] or _are_objects(annotations) and "caption" in annotations[0]
@@ -92,16 +97,17 @@ def read_coco(file: Path, image_folder: Path | None, split: str, content: dict[s
     content = content or load_annotations(file)
     if content is None or "annotations" not in content:
         raise ValueError(f"{file} holds no caption annotations of COCO. Download it again.")
-    captions: dict[Any, list[str]] = {_value(image, "id", file, "image"): [] for image in content["images"]}
+    captions: dict[str, list[str]] = {_id(image, "id", file, "image"): [] for image in content["images"]}
     for annotation in content["annotations"]:
+        image_id = _id(annotation, "image_id", file, "annotation")
         place = f"{file}: annotation {annotation.get('id')}"
-        image_id = annotation.get("image_id")
         if image_id not in captions:
-            raise ValueError(f"{place} is of image {image_id!r}, which the file does not name. Remove it.")
+            raise ValueError(f"{place} is of image {image_id}, which the file does not name. Remove it.")
         captions[image_id].append(require_caption(annotation.get("caption"), place))
     images = [
-        AnnotatedImage(str(_value(image, "file_name", file, "image")), str(image["id"]), captions[image["id"]])
+        AnnotatedImage(_text(image, "file_name", file, "image"), image_id, captions[image_id])
         for image in content["images"]
+        for image_id in [_id(image, "id", file, "image")]
     ]
     name = file.stem.removeprefix("captions_")
     folders = folders_beside(file, (name, f"images/{name}", "images"), image_folder)
@@ -126,17 +132,40 @@ def read_karpathy(file: Path, content: dict[str, Any], image_folder: Path | None
 
 def _karpathy_images(file: Path, content: dict[str, Any]) -> Iterator[tuple[str, AnnotatedImage]]:
     for image in content["images"]:
-        name = str(_value(image, "filename", file, "image"))
+        name = _text(image, "filename", file, "image")
         place = f"{file}: a sentence of image {name!r}"
-        sentences = [require_caption(sentence.get("raw"), place) for sentence in image.get("sentences", [])]
-        path = f"{image['filepath']}/{name}" if image.get("filepath") else name
-        yield str(_value(image, "split", file, "image")), AnnotatedImage(path, path, sentences)
+        sentences = image.get("sentences", [])
+        if not _are_objects(sentences) and sentences != []:
+            raise ValueError(f"{file}: the sentences of image {name!r} are no list of objects: {shown(sentences)}.")
+        captions = [require_caption(_value(sentence, "raw", file, "sentence"), place) for sentence in sentences]
+        path = f"{_text(image, 'filepath', file, 'image')}/{name}" if image.get("filepath") else name
+        yield _text(image, "split", file, "image"), AnnotatedImage(path, path, captions)
 
 
-def _value(entry: dict[str, Any], name: str, file: Path, kind: str) -> Any:
+def _value(entry: Any, name: str, file: Path, kind: str) -> Any:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{file}: {_article(kind)} must be an object, but is {shown(entry)}.")
     if name not in entry:
-        raise ValueError(f"{file}: an {kind} has no {name!r}; it has {', '.join(entry)}.")
+        raise ValueError(f"{file}: {_article(kind)} has no {name!r}; it has {', '.join(entry)}.")
     return entry[name]
+
+
+def _text(entry: Any, name: str, file: Path, kind: str) -> str:
+    value = _value(entry, name, file, kind)
+    if not isinstance(value, str) or not value or SURROGATE.search(value):
+        raise ValueError(f"{file}: {name!r} of {_article(kind)} must be text, but is {shown(value)}. Fix it.")
+    return value
+
+
+def _id(entry: Any, name: str, file: Path, kind: str) -> str:
+    value = _value(entry, name, file, kind)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(entry, name, file, kind)
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def coco_files(folder: Path) -> dict[str, Path]:

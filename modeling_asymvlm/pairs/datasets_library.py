@@ -1,8 +1,9 @@
 """Data sets that the `datasets` library reads: table files, image folders, saved data sets, the Hub."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import datasets
 import huggingface_hub
 
 from .columns import DEFAULT_COLUMNS, ImageFolder, PairColumns
-from .splits import named_splits
+from .file_rows import column_names, file_format
+from .row_tables import RowFile, cached_rows, cause_of, image_places, row_tables, streamed_rows
+from .splits import SPLIT_NAMES, named_splits
 from .streams import StreamPairs
 from .tables import TablePairs
+
+
+FILE_NAME = "file_name"  # the column of paths in the metadata of an image folder
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,91 @@ class Opening:
 
 
 def open_table(files: Mapping[str, list[Path]], file_format: str, opening: Opening) -> dict[str, Any]:
-    """The splits of table files of one format, each `json`, `csv` or `parquet`."""
+    """The splits of table files of one format, one of the values of `FILE_FORMATS`."""
     opening.refuse("config_name")
-    folder = next(iter(files.values()))[0].parent
-    data_files = {split: [str(file) for file in of_split] for split, of_split in files.items()}
-    return open_dataset(file_format, opening.folder(folder), opening, data_files=data_files)
+    folder = opening.folder(next(iter(files.values()))[0].parent)
+    if file_format == "parquet":
+        return open_dataset(file_format, folder, opening, data_files=_exactly(files))
+    rows = {split: [RowFile(file) for file in of_split] for split, of_split in files.items()}
+    return _open_rows(rows, folder, opening, opening.columns)
 
 
 def open_image_folder(path: Path, opening: Opening) -> dict[str, Any]:
-    """The splits of a folder of images with `metadata.jsonl` or `metadata.csv`."""
+    """
+    The splits of a folder of images with `metadata.jsonl` or `metadata.csv`, in it or in each of the folders in it.
+    These are splits if all that hold images are named as splits, and else one split, train.
+    """
     opening.refuse("config_name", "image_folder")
-    return open_dataset("imagefolder", ImageFolder(path.resolve()), opening, data_dir=str(path))
+    image_column = FILE_NAME if opening.columns.image == DEFAULT_COLUMNS.image else opening.columns.image
+    columns = replace(opening.columns, image=image_column)
+    files = metadata_files(path)
+    for file in files:  # as `datasets` calls the column, whatever the file does
+        names = ["image" if name == FILE_NAME else name for name in column_names(file)]
+        opening.columns.found_in(names, str(file))
+    if files[0].parent == path:
+        folders = sorted(image_places(files[0], columns))
+        rows = {folder: [RowFile(files[0], within=folder)] for folder in folders}
+    else:
+        rows = {file.parent.name: [RowFile(file, image_prefix=file.parent.name)] for file in files}
+    if not rows.keys() & SPLIT_NAMES.keys():
+        everything = [RowFile(files[0])] if files[0].parent == path else [of[0] for of in rows.values()]
+        return _open_rows({"train": everything}, ImageFolder(path), opening, columns)
+    others = sorted(rows.keys() - SPLIT_NAMES.keys())
+    if others:
+        named = ", ".join(repr(name) for name in rows if name in SPLIT_NAMES)
+        raise ValueError(
+            f"{opening.name!r}: some images are in folders named as splits, {named}, and some are not: they are in "
+            f"{', '.join(repr(other) if other else 'none' for other in others)}. Name all folders as splits, or none."
+        )
+    splits = {split: rows[name] for split, name in named_splits(rows, opening.name).items()}
+    return _open_rows(splits, ImageFolder(path), opening, columns)
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """
+    The metadata file of a folder of images, or else those of the folders in it.
+
+    Raises:
+        ValueError: if there are two in one folder.
+    """
+    for folders in ([folder], sorted(inner for inner in folder.iterdir() if inner.is_dir())):
+        found = [_metadata_file(inner) for inner in folders]
+        if any(found):
+            return [file for file in found if file is not None]
+    return []
+
+
+def _metadata_file(folder: Path) -> Path | None:
+    found = sorted(file for file in folder.glob("metadata.*") if file_format(file))
+    if len(found) > 1:
+        raise ValueError(f"{str(folder)!r} holds {' and '.join(file.name for file in found)}. Keep one.")
+    return next(iter(found), None)
+
+
+def _open_rows(
+    files: Mapping[str, Sequence[RowFile]], folder: ImageFolder, opening: Opening, columns: PairColumns
+) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split, of_split in files.items():
+        name = _name_of(opening, split, files)
+        tables = row_tables(of_split, columns)
+        found = tables.columns
+        if opening.streaming:
+            splits[split] = StreamPairs(streamed_rows(tables), folder, name, found, tables.version)
+        else:
+            as_read = PairColumns(found.image, found.caption, found.image_id or DEFAULT_COLUMNS.image_id)
+            splits[split] = TablePairs(cached_rows(tables), folder, name, as_read)
+    return splits
+
+
+def _exactly(files: Mapping[str, list[Path]]) -> datasets.data_files.DataFilesDict:
+    """Files for `datasets`, which takes paths for patterns otherwise."""
+    exact = {}
+    for split, of_split in files.items():
+        places = [str(file.absolute()) for file in of_split]
+        times = [(str(os.stat(place).st_mtime_ns),) for place in places]
+        exact[split] = datasets.data_files.DataFilesList(places, times)
+    return datasets.data_files.DataFilesDict(exact)
 
 
 def open_hub(opening: Opening) -> dict[str, Any]:
@@ -114,7 +194,7 @@ def open_dataset(
             for split, found in named_splits(streams, opening.name).items()
         }
     except (datasets.exceptions.DatasetsError, StopIteration) as error:
-        raise ValueError(f"{opening.name} cannot be read: {error or 'it is empty'}.") from error
+        raise ValueError(f"{opening.name} cannot be read: {str(cause_of(error)) or 'it is empty'}.") from error
 
 
 def _name_of(opening: Opening, split: str, splits: Mapping[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """The caption files of Flickr8k and Flickr30k, in the forms in which they are spread."""
 
-import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from .annotations import AnnotatedImage, annotated_pairs, by_split, find_images, folders_beside, require_caption
 from .coco import KARPATHY_FOLDERS
+from .columns import shown
+from .file_rows import separated_lines
+from .file_text import parse_json, text_lines
 from .splits import SPLIT_NAMES
 from .tables import TablePairs
 
@@ -26,11 +27,11 @@ NUMBER_AND_COMMENT = re.compile(r"\s*\d+\s+(\S.*)")
 
 def flickr_form(file: Path) -> str | None:
     """Which of the forms a file has, told by its first line: "bars", "comma", "annotations", "token" or `None`."""
-    with file.open(encoding="utf-8", errors="replace") as opened:
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
         first = opened.readline(4096).strip()
     if [name.strip() for name in first.split("|")] == ["image_name", "comment_number", "comment"]:
         return "bars"
-    if file.suffix == ".csv":
+    if file.suffix.lower() == ".csv":
         return "annotations" if {"raw", "filename", "split"} <= set(first.split(",")) else None
     if [name.strip() for name in first.split(",")] == ["image", "caption"]:
         return "comma"
@@ -73,7 +74,9 @@ def _bars(file: Path) -> Iterator[tuple[int, str, str]]:
             continue
         merged = NUMBER_AND_COMMENT.fullmatch(fields[1]) if len(fields) == 2 else None
         if len(fields) < 3 and not merged:
-            raise ValueError(f"{file}: line {number} is not image_name| comment_number| comment: {line!r}. Fix it.")
+            raise ValueError(
+                f"{file}: line {number} is not image_name| comment_number| comment: {shown(line)}. Fix it."
+            )
         yield number, fields[0], merged[1] if merged else fields[2]
 
 
@@ -82,38 +85,37 @@ def _token(file: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _lines(file):
         name, tab, caption = line.partition("\t")
         if not tab:
-            raise ValueError(f"{file}: line {number} is not image#number, a tab, and a caption: {line!r}. Fix it.")
+            raise ValueError(
+                f"{file}: line {number} is not image#number, a tab, and a caption: {shown(line)}. Fix it."
+            )
         yield number, name.rpartition("#")[0], caption
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open(encoding="utf-8") as opened:
-        for number, line in enumerate(opened, start=1):
-            if line.strip():
-                yield number, line.rstrip("\n")
+    for number, line in enumerate(text_lines(file), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def _comma(file: Path) -> Iterator[tuple[int, str, str]]:
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = csv.reader(opened)
-        next(rows)
-        for row in rows:
-            if len(row) == 1 or len(row) > 2:
-                raise ValueError(f"{file}: line {rows.line_num} is not image,caption: {row!r}. Put it in quotes.")
-            if row:
-                yield rows.line_num, row[0], row[1]
+    rows = separated_lines(file, ",")
+    next(rows)
+    for line, row in rows:
+        if len(row) != 2:
+            raise ValueError(f"{file}: line {line} is not image,caption: {shown(row)}. Put it in quotes.")
+        yield line, row[0], row[1]
 
 
 def _annotations(file: Path) -> Iterator[tuple[str, AnnotatedImage]]:
     """Rows with the captions as a JSON list in `raw`, a `split` and a `filename`."""
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = csv.DictReader(opened)
-        for row in rows:
-            place = f"{file}: line {rows.line_num}"
-            try:
-                captions = json.loads(row["raw"])
-            except ValueError as error:
-                raise ValueError(f"{place}: raw must be a JSON list of captions, but is {row['raw']!r}.") from error
-            captions = captions if isinstance(captions, list) else [captions]
-            name = row["filename"]
-            yield row["split"], AnnotatedImage(name, name, [require_caption(text, place) for text in captions])
+    rows = separated_lines(file, ",")
+    _, header = next(rows)
+    for line, values in rows:
+        place = f"{file}: line {line}"
+        if len(values) != len(header):
+            raise ValueError(f"{place} has {len(values)} fields, but the first line names {len(header)}. Fix it.")
+        row = dict(zip(header, values, strict=True))
+        captions = parse_json(row["raw"], f"{place}: raw must be a JSON list of captions, but {shown(row['raw'])}")
+        captions = captions if isinstance(captions, list) else [captions]
+        name = row["filename"]
+        yield row["split"], AnnotatedImage(name, name, [require_caption(text, place) for text in captions])

@@ -7,7 +7,8 @@ from typing import Any
 
 from .coco import begins_like_annotations, coco_files, load_annotations, read_annotations, read_coco
 from .columns import PairColumns
-from .datasets_library import Opening, open_hub, open_image_folder, open_saved, open_table
+from .datasets_library import Opening, metadata_files, open_hub, open_image_folder, open_saved, open_table
+from .file_rows import FILE_FORMATS, file_format
 from .flickr import FLICKR_FILES, flickr_form, read_flickr
 from .held_out import with_held_out_splits
 from .sources import PairSource
@@ -17,7 +18,6 @@ from .webdataset import TarPairs, tars_of_splits
 
 __all__ = ["DATA_SUFFIXES", "SPLITS", "load_pairs"]
 
-FILE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 DATA_SUFFIXES = (*FILE_FORMATS, ".tar", ".txt", ".token")
 NO_OPTIONS_OF_TABLES = ("image_column", "caption_column", "image_id_column", "streaming", "config_name")
 
@@ -139,7 +139,7 @@ def _open_folder(folder: Path, opening: Opening) -> dict[str, Any]:
 
 
 def _is_flickr(file: Path) -> bool:
-    return file.suffix in (".csv", ".txt", ".token") and flickr_form(file) is not None
+    return file.suffix.lower() in (".csv", ".txt", ".token") and flickr_form(file) is not None
 
 
 def _open_flickr(file: Path, opening: Opening) -> dict[str, Any]:
@@ -156,11 +156,11 @@ def _open_annotations(file: Path, opening: Opening) -> dict[str, Any]:
 
 
 def _open_table_file(file: Path, opening: Opening) -> dict[str, Any]:
-    return open_table({"train": [file]}, FILE_FORMATS[file.suffix], opening)
+    return open_table({"train": [file]}, str(file_format(file)), opening)
 
 
 def _is_image_folder(folder: Path) -> bool:
-    return any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*"))
+    return bool(metadata_files(folder))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -168,12 +168,12 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _tables_of_splits(folder: Path) -> dict[str, list[Path]]:
-    return files_of_splits(file for file in folder.iterdir() if file.suffix in FILE_FORMATS)
+    return files_of_splits(file for file in folder.iterdir() if file_format(file))
 
 
 def _open_tables(folder: Path, opening: Opening) -> dict[str, Any]:
     tables = _tables_of_splits(folder)
-    formats = {FILE_FORMATS[file.suffix] for of_split in tables.values() for file in of_split}
+    formats = {str(file_format(file)) for of_split in tables.values() for file in of_split}
     if len(formats) > 1:
         raise ValueError(
             f"{str(folder)!r}: the files of all splits must have one format, but have {' and '.join(formats)}."
@@ -212,7 +212,7 @@ def _is_hub_folder(folder: Path) -> bool:
 TABLE_FILE = Layout(
     "a table",
     f"end in one of {', '.join(FILE_FORMATS)}",
-    matches=lambda file: file.suffix in FILE_FORMATS,
+    matches=lambda file: file_format(file) is not None,
     open=_open_table_file,
 )
 
@@ -221,7 +221,7 @@ FILES = (
     Layout(
         "a shard of webdataset",
         "be a .tar of webdataset",
-        matches=lambda file: file.suffix == ".tar",
+        matches=lambda file: file.suffix.lower() == ".tar",
         open=lambda file, opening: _open_tars({"train": [file]}, opening),
     ),
     Layout(
@@ -233,7 +233,7 @@ FILES = (
     Layout(
         "an annotation file",
         "COCO's captions_*.json or Karpathy's dataset_*.json",
-        matches=lambda file: file.suffix == ".json" and begins_like_annotations(file),
+        matches=lambda file: file.suffix.lower() == ".json" and begins_like_annotations(file),
         open=_open_annotations,
     ),
     TABLE_FILE,

@@ -1,7 +1,6 @@
 """What a reader of pairs gives and the builder of a store takes: images with their captions, part by part."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
+
+from ..utils.pictures import open_picture
 
 
 # What a caption may carry besides itself: its true ambiguity (log of the number of scenes it fits), and its level in a
@@ -45,8 +46,7 @@ class CaptionedImage:
     def open(self) -> Image.Image:
         """Decodes the image as RGB, upright. Raises `ValueError` with its name if that fails."""
         try:
-            with Image.open(self.image if isinstance(self.image, Path) else io.BytesIO(self.image)) as opened:
-                return ImageOps.exif_transpose(opened).convert("RGB")
+            return open_picture(self.image)
         except Exception as error:  # for a broken file, Pillow's decoders raise nearly anything
             raise ValueError(f"Image {self.name} cannot be read: {error}.") from error
 

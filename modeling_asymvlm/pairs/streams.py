@@ -12,8 +12,9 @@ import datasets
 import fsspec
 import pyarrow as pa
 
-from .columns import FoundColumns, ImageFolder, captioned_image, require_captions
+from .columns import FoundColumns, ImageFolder, captioned_image, require_captions, shown
 from .held_out import HashRange
+from .identities import picture_key, require_one_picture
 from .sources import CaptionedImage, fingerprint_of
 
 
@@ -86,6 +87,8 @@ class StreamPairs:
                 )
             if is_path_or_id:
                 seen.add(image_id)
+            if self.columns.image_id is not None:
+                self._require_one_picture(rows, image_id, part)
             if self.share is not None and image_id not in self.share:
                 continue
             for row_number, row in rows:
@@ -95,6 +98,12 @@ class StreamPairs:
             values = {name: [row[name] for _, row in rows] for name in columns}
             content = self._content(first[self.columns.image], place)
             yield captioned_image(image_id, content, values, self.columns.caption, self.folder, place)
+
+    def _require_one_picture(self, rows: list[tuple[int, dict[str, Any]]], image_id: str, part: int) -> None:
+        keys = [picture_key(row[self.columns.image], self.folder) for _, row in rows]
+        for (number, _), key in zip(rows[1:], keys[1:], strict=True):
+            places = self._place(rows[0][0], part), f"row {number}"
+            require_one_picture((keys[0], key), places, image_id, self.folder)
 
     def _rows(self, part: int) -> Generator[tuple[int, dict[str, Any]], None, None]:
         dataset = self.dataset if self.num_parts == 1 else self.dataset.shard(self.num_parts, part)
@@ -114,8 +123,8 @@ class StreamPairs:
         path = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         if content is None and path is None:
             raise ValueError(
-                f"{self._place(number, part)} has no image: {self.columns.image!r} is {image!r}. Fix or remove the "
-                "row, or name another column with image_column=."
+                f"{self._place(number, part)} has no image: {self.columns.image!r} is {shown(image)}. Fix or remove "
+                "the row, or name another column with image_column=."
             )
         if self.columns.image_id is not None:
             if row[self.columns.image_id] is None:
@@ -125,17 +134,18 @@ class StreamPairs:
             return True, str(row[self.columns.image_id])
         if content is not None:
             return False, hashlib.sha256(content).hexdigest()
-        return True, self.folder.short_path(str(path))
+        return True, self.folder.identity(str(path))
 
     def _content(self, image: Any, place: str) -> Any:
         """The image, fetched if it is a file of the data set's repository."""
-        if not isinstance(image, dict) or image.get("bytes") is not None or "hf://" not in str(image["path"]):
+        path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
+        if not isinstance(path, str) or "hf://" not in path:
             return image
         try:
-            with fsspec.open(image["path"], "rb") as opened:
-                return {**image, "bytes": opened.read()}
+            with fsspec.open(path, "rb") as opened:
+                return {"path": path, "bytes": opened.read()}
         except OSError as error:
-            raise ValueError(f"{place}: image {image['path']!r} cannot be fetched: {error}.") from error
+            raise ValueError(f"{place}: image {path!r} cannot be fetched: {error}.") from error
 
 
 def _is_local_file(image: Any) -> bool:

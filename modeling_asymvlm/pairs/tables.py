@@ -1,7 +1,6 @@
 """Pairs in a table: rows of images and captions, grouped by image and cut into parts."""
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import datasets
@@ -9,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import DEFAULT_COLUMNS, ImageFolder, PairColumns, captioned_image, require_captions
+from .columns import (
+    DEFAULT_COLUMNS,
+    IRREGULAR_PATH,
+    ImageFolder,
+    PairColumns,
+    captioned_image,
+    require_captions,
+    require_number,
+)
+from .identities import picture_key, require_one_picture
 from .sources import CaptionedImage, fingerprint_of
 
 
@@ -34,8 +42,8 @@ class TablePairs:
         images_per_part (`int`, *optional*, defaults to 8192): size of all parts but the last.
 
     Raises:
-        ValueError: for a missing column, a row without image or image id, a caption that is empty or no text, or fewer
-            than two pairs.
+        ValueError: for a missing column, a row without image or image id, a caption that is empty or no text, rows of
+            one image id whose pictures differ, or fewer than two pairs.
     """
 
     def __init__(
@@ -52,8 +60,11 @@ class TablePairs:
         self.images_per_part = images_per_part
         self._rows_of_pairs = dataset.with_format("arrow")
         self._has_content_ids = self.columns.image_id is None
-        keys = self._keys()
-        captions_per_row = self._captions_per_row(keys)
+        try:
+            keys = self._keys()
+            captions_per_row = self._captions_per_row(keys)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise ValueError(f"{name} cannot be read as text: {error}. Save it as UTF-8.") from error
         if captions_per_row.sum() < 2:
             raise ValueError(
                 f"{name}: the data hold {captions_per_row.sum()} pairs, but a contrastive objective needs at least "
@@ -66,6 +77,10 @@ class TablePairs:
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(image_of_row))])
         self._captions_per_image = np.bincount(image_of_row, weights=captions_per_row).astype(np.int64)
         self._images = np.arange(len(self._image_ids))
+        if self.columns.image_id is not None:
+            self._require_one_picture_each(image_of_row)
+        for name in self.columns.others:
+            self._require_numbers(name)
 
     @property
     def num_images(self) -> int:
@@ -148,8 +163,8 @@ class TablePairs:
 
     def _given_ids(self, column: str) -> pa.ChunkedArray:
         ids = self._rows_of_pairs.select_columns([column])[:][column]
-        if ids.null_count:
-            missing = pc.index(pc.is_null(ids), True).as_py()
+        missing = pc.index(pc.equal(ids, "").fill_null(True) if _is_text(ids.type) else pc.is_null(ids), True).as_py()
+        if missing >= 0:
             raise ValueError(f"{self.name}: row {missing} has no {column!r}. Fill it in, or remove the column.")
         if not (pa.types.is_integer(ids.type) or _is_text(ids.type)):
             raise ValueError(
@@ -158,6 +173,31 @@ class TablePairs:
             )
         return ids.cast(pa.large_string())
 
+    def _require_one_picture_each(self, image_of_row: np.ndarray) -> None:
+        """Raises `ValueError` for two rows of one image id whose pictures differ."""
+        repeated = np.flatnonzero(np.diff(self._starts)[image_of_row] > 1)
+        first_rows = self._rows[self._starts[:-1]]
+        images_of = self._rows_of_pairs.select_columns([self.columns.image])
+        key_of_first: dict[int, str] = {}
+        for start in range(0, len(repeated), ROWS_PER_BATCH):
+            rows = repeated[start : start + ROWS_PER_BATCH]
+            keys = self._image_keys(images_of[rows][self.columns.image].combine_chunks()).to_pylist()
+            for row, key in zip(rows.tolist(), keys, strict=True):
+                image = int(image_of_row[row])
+                places = f"{self.name}: row {first_rows[image]}", f"row {row}"
+                keys_of_both = key_of_first.setdefault(image, key), key
+                require_one_picture(keys_of_both, places, self._image_ids[image].as_py(), self.folder)
+
+    def _require_numbers(self, name: str) -> None:
+        """Raises `ValueError` for a value of a column of `CAPTION_COLUMNS` that is no number."""
+        row = 0
+        for batch in self._rows_of_pairs.select_columns([name]).iter(batch_size=IMAGES_PER_PART):
+            values = batch[name].combine_chunks()
+            if not pa.types.is_integer(values.type) or values.null_count:
+                for position, value in enumerate(values.to_pylist()):
+                    require_number(value, f"{self.name}: row {row + position}", name)
+            row += len(values)
+
     def _image_keys(self, images: pa.Array) -> pa.LargeStringArray:
         """The bytes' SHA-256 where they are in the table, for the path beside them is a bare file name; else the
         path."""
@@ -165,14 +205,13 @@ class TablePairs:
             images = images.field("path")
         if _is_text(images.type):
             self._has_content_ids = False
-            short = pc.utf8_slice_codeunits(images, len(self.folder.prefix))
-            return pc.if_else(pc.starts_with(images, self.folder.prefix), short, images).cast(pa.large_string())
-        keys = []
-        for image in images.to_pylist():
-            content = image["bytes"] if isinstance(image, dict) else image
-            self._has_content_ids &= content is not None
-            keys.append(image["path"] if content is None else hashlib.sha256(content).hexdigest())
-        return pa.array(keys, pa.large_string())
+            irregular = pc.match_substring_regex(images, IRREGULAR_PATH.pattern)
+            identities = [self.folder.identity(path) for path in images.filter(irregular).to_pylist()]
+            as_written = images.cast(pa.large_string())
+            return pc.replace_with_mask(as_written, irregular, pa.array(identities, pa.large_string()))
+        pictures = images.to_pylist()
+        self._has_content_ids &= all(not isinstance(one, dict) or one["bytes"] is not None for one in pictures)
+        return pa.array([picture_key(one, self.folder) for one in pictures], pa.large_string())
 
     def _captions_per_row(self, keys: pa.LargeStringArray) -> np.ndarray:
         counts = []
@@ -210,4 +249,4 @@ def _is_missing(images: pa.Array) -> pa.BooleanArray:
     if pa.types.is_struct(images.type):
         empty = pc.and_(pc.is_null(images.field("bytes")), pc.is_null(images.field("path")))
         return pc.or_(pc.is_null(images), empty)
-    return pc.is_null(images)
+    return pc.equal(images, "").fill_null(True) if _is_text(images.type) else pc.is_null(images)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from .columns import CAPTION_COLUMN_NAMES, problem_with
+from .columns import CAPTION_COLUMN_NAMES, problem_with, shown
 from .held_out import HashRange
 from .sources import CaptionedImage
 from .splits import files_in_folders_of_splits, files_of_splits
@@ -28,9 +28,9 @@ class TarPairs:
     A split in webdataset shards, a part per shard: a [`PairSource`] that is read from one end to the other. Members
     are read in place, never extracted, and their names lead nowhere.
 
-    An image is identified by its shard and its key. Its captions are the lines of `key.txt`, or else a string or a
-    list in `key.json`. A sample without either, with an empty `.txt` or with null is an image without caption, as
-    img2dataset writes it, and is left out.
+    An image is identified by its shard and its key. Its captions are the lines of `key.txt`, which are one caption if
+    `key.json` says so, as img2dataset writes it; or else a string or a list in `key.json`. A sample without either,
+    with an empty `.txt` or with null is an image without caption, and is left out.
 
     Args:
         files (`Sequence[Path]`): the shards.
@@ -141,22 +141,23 @@ class TarPairs:
 
     def _captions(self, members: dict[str, bytes], place: str) -> list[str]:
         try:
-            described = json.loads(members["json"]) if "json" in members else {}
-            lines = members.get("txt", b"").decode().splitlines()
-        except ValueError as error:
+            described = json.loads(members["json"].decode("utf-8-sig")) if "json" in members else {}
+            text = members.get("txt", b"").decode("utf-8-sig")
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: its .txt or .json cannot be read: {error}.") from error
         if not isinstance(described, dict):
-            raise ValueError(f"{place}: its .json must hold an object, but is {described!r}.")
-        texts = [line.strip() for line in lines if line.strip()]
-        if texts and self.caption_key is None:
-            return texts
+            raise ValueError(f"{place}: its .json must hold an object, but is {shown(described)}.")
         names = CAPTION_COLUMN_NAMES if self.caption_key is None else (self.caption_key,)
         value: Any = next((described[name] for name in names if name in described), None)
-        if value is None or value in ("", []):
+        # Lines as files have them: the separators of Unicode stand within a caption.
+        texts = [line.strip() for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+        if len(texts) > 1 and isinstance(value, str) and value.split() == text.split():
+            texts = [text.strip()]
+        if texts and self.caption_key is None or value is None or value in ("", []):
             return texts
         problem = problem_with(value)
         if problem is not None:
-            raise ValueError(f"{place} has {problem}: its .json says {value!r}. Fix or remove it.")
+            raise ValueError(f"{place} has {problem}: its .json says {shown(value)}. Fix or remove it.")
         return value if isinstance(value, list) else [value]
 
 

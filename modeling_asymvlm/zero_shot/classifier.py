@@ -8,13 +8,13 @@ from typing import Any, Self
 import numpy.typing as npt
 import torch
 from PIL import Image
-from transformers.image_utils import load_image
 
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.distributions import PowerSpherical, VonMisesFisher
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..model.objective import Likelihood, at_least_float32
 from ..texts.encoding import encode_texts
+from ..utils.pictures import any_picture
 from .classifier_files import read_classifier, write_classifier
 from .fusion import check_fusion, fuse_prompts, mean_log_likelihood, prompt_weights
 from .prompts import check_classes, prompts_of_classes
@@ -319,7 +319,7 @@ class ZeroShotClassifier:
             raise ValueError("There is no image to classify: pass at least one.")
         parts = []
         for start in range(0, len(pictures), batch_size):
-            some = [load_image(picture).convert("RGB") for picture in pictures[start : start + batch_size]]
+            some = [any_picture(picture) for picture in pictures[start : start + batch_size]]
             inputs = self.processor(images=some, return_tensors="pt").to(self.model.device)
             parts.append(self.model.get_image_features(**inputs, return_dict=True).pooler_output)
         return torch.cat(parts)

@@ -12,6 +12,7 @@ from PIL import Image
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.demo import gallery as gallery_module
 from modeling_asymvlm.demo import loading, pictures, rendering
+from modeling_asymvlm.pairs.sources import CaptionedImage
 from modeling_asymvlm.search.image_index import ImageIndex
 from modeling_asymvlm.store.embedding_store import EmbeddingStore
 from modeling_asymvlm.texts.encoding import backbone_features, encode_texts
@@ -50,6 +51,9 @@ def test_an_upload_stands_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     assert pictures.uploaded_picture(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)).size == (20, 30)
+    deep = encoded(Image.fromarray(np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)), "PNG")
+    assert np.array_equal(pictures.uploaded_picture(deep), CaptionedImage("a", deep, ["x"]).open())
+    assert np.asarray(pictures.uploaded_picture(deep)).mean() == pytest.approx(127.5, abs=1)
 
 
 NOISE = Image.frombytes("RGB", (64, 64), np.random.default_rng(0).bytes(64 * 64 * 3))

@@ -55,6 +55,15 @@ def test_pictures_come_from_a_folder_or_from_nowhere(case):
     assert len(opened(case, dataset=None).pictures) == 0
 
 
+def test_a_gallery_without_pictures_says_why(case, gallery):
+    without = page_module._header(opened(case, dataset=None))
+    assert "nothing says where the pictures are" in without and "--dataset" in without
+    some = opened(case)
+    some.pictures = type(some.pictures)(dict(list(some.pictures._images.items())[:10]))
+    assert "20 of 30 pictures are not in the data" in page_module._header(some)
+    assert 'role="alert"' not in page_module._header(gallery)
+
+
 def test_a_sampled_split_keeps_what_belongs_together():
     torch.manual_seed(0)
     owner = torch.randint(0, 20, (70,))

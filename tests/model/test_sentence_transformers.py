@@ -1,5 +1,6 @@
 """A checkpoint as sentence-transformers sees it: texts as natural parameters, images as unit vectors, no adapter."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +8,8 @@ from sentence_transformers import SentenceTransformer, util
 from transformers import SiglipImageProcessor, SiglipProcessor
 
 from modeling_asymvlm import AsymVLMModel
+from modeling_asymvlm.pairs.sources import CaptionedImage
+from modeling_asymvlm.utils.pictures import open_picture
 from tests.support.training import learned
 
 
@@ -82,3 +85,15 @@ def test_the_cosine_ranks_images_for_a_text_as_the_model_does(model_and_processo
     assert torch.equal(encoder.similarity(texts, images).argsort(dim=1), logits.argsort(dim=1))
     found = util.semantic_search(texts, images, top_k=len(pictures))
     assert [[hit["corpus_id"] for hit in hits] for hits in found] == logits.argsort(dim=1, descending=True).tolist()
+
+
+def test_a_picture_is_encoded_as_it_is_read_for_training(model_and_processor, encoder, tmp_path):
+    model, processor = model_and_processor
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.linspace(0, 65535, 40 * 32).astype(np.uint16).reshape(40, 32)
+    Image.fromarray(values).save(tmp_path / "x.png", exif=exif)
+    trained_on = CaptionedImage("x", tmp_path / "x.png", ["a"]).open()
+    expected = model.get_image_features(**processor.image_processor([trained_on], return_tensors="pt")).pooler_output
+    found = encoder.encode([open_picture(tmp_path / "x.png")], convert_to_tensor=True)
+    torch.testing.assert_close(found, expected)

@@ -189,7 +189,7 @@ def test_real_photographs_with_five_captions_each():
 
 def test_what_is_no_layout_is_named_with_what_is(tmp_path):
     (tmp_path / "pairs.txt").write_text("x")
-    with pytest.raises(ValueError, match="must end in one of .json, .jsonl, .csv, .parquet, or be a .tar"):
+    with pytest.raises(ValueError, match="must end in one of .json, .jsonl, .csv, .tsv, .parquet, or be a .tar"):
         load(tmp_path / "pairs.txt")
     with pytest.raises(ValueError, match="of no layout that is recognised.*COCO.*Karpathy.*embeddings="):
         load(tmp_path)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_asymvlm.pairs.columns import ImageFolder, PairColumns
 from modeling_asymvlm.pairs.datasets_library import Opening, open_image_folder, open_table
-from modeling_asymvlm.pairs.layouts import FILE_FORMATS
+from modeling_asymvlm.pairs.file_rows import FILE_FORMATS
 from modeling_asymvlm.pairs.tables import TablePairs
 
 
