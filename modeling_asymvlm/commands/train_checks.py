@@ -98,12 +98,13 @@ def _check_paths(model: ModelArguments, data: DataArguments) -> None:
         "dataset_name_or_path": data.dataset_name_or_path,
     }
     for name, value in named.items():
-        # A name on the Hub is `name` or `organisation/name`: anything else can only be a path.
-        is_path = value is not None and (
-            value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix.lower() in DATA_SUFFIXES
-        )
-        if is_path and not (value and Path(value).exists()):
+        if value is not None and is_path(value) and not (value and Path(value).exists()):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")
+
+
+def is_path(value: str) -> bool:
+    """Whether a value can only be a path: a name on the Hub is `name` or `organisation/name`."""
+    return value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix.lower() in DATA_SUFFIXES
 
 
 def _check_output(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:

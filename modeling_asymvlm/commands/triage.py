@@ -40,6 +40,7 @@ from ..reporting.triage_report import REPORT_SUFFIXES, report_rows, summary, wri
 from ..texts.processor_check import check_processor
 from ..texts.triage import triage
 from .parser import CommandParser
+from .train_checks import is_path
 
 
 def command_parser() -> CommandParser:
@@ -71,6 +72,9 @@ def command_parser() -> CommandParser:
 
 def check_arguments(parsed: argparse.Namespace) -> None:
     """Raises `ValueError` for a value out of range, and for a report that cannot be written."""
+    for name, value in (("", parsed.captions), ("--model: ", parsed.model)):
+        if is_path(value) and not (value and Path(value).exists()):
+            raise ValueError(f"{name}There is no file or folder {value!r}.")
     if parsed.output is not None:
         if parsed.output.suffix not in REPORT_SUFFIXES:
             raise ValueError(f"--output {str(parsed.output)!r} must end in .jsonl or .parquet.")

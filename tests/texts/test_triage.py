@@ -215,6 +215,9 @@ def refusal(capsys, *arguments) -> str:
 def test_bad_files_and_arguments_end_in_one_sentence(checkpoint, table, tmp_path, tiny_clip, capsys):
     model = ("--model", checkpoint)
     assert "There is no file" in refusal(capsys, tmp_path / "nowhere.jsonl", *model)
+    for path in ("../nope", "./nope", "/nope", "~/nope", "a/b/nope"):
+        assert f"--model: There is no file or folder {path!r}." in refusal(capsys, table, "--model", path)
+        assert f"There is no file or folder {path!r}." in refusal(capsys, path, *model)
     contents = {
         "broken": ('{"caption": "red"', "cannot be read"),
         "empty": ('{"caption": "red"}\n{"caption": " "}', "row 1 has an empty caption"),
