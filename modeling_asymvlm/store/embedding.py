@@ -21,7 +21,7 @@ from .embedding_store import EmbeddingSplit
 
 
 # Goes up whenever this code makes other features of the same backbone and data, or lays them out otherwise.
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 
 BYTES_AT_A_TIME = 2**26
 

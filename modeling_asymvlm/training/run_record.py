@@ -16,13 +16,11 @@ FORMAT = 1
 REMEDY = "Go on from another checkpoint-N folder of the run, or start anew."
 ROWS_AT_A_TIME = 8192
 
-# Of the arguments, those on which the weights at the end depend.
+# Of the arguments, those on which the weights depend; more steps are what one goes on for.
 RECIPE = (
     "learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
-    "num_train_epochs",
-    "max_steps",
     "weight_decay",
     "optim",
     "adam_beta1",

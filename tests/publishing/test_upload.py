@@ -268,10 +268,12 @@ def test_wrong_arguments_end_in_one_sentence(checkpoint, tmp_path, capsys):
 
 
 def test_without_measured_results_there_is_no_card_and_no_publishing(copied, capsys, monkeypatch):
+    monkeypatch.setattr("modeling_asymvlm.publishing.upload.run_example_isolated", lambda example: "")
+    head = json.loads((copied / "all_results.json").read_text())["head_fingerprint"]
     (copied / "all_results.json").write_text("{}")
     assert "holds no test results" in refusal(capsys, copied, "--repo_id", NAME)
-    monkeypatch.setattr("modeling_asymvlm.publishing.upload.run_example_isolated", lambda example: "")
-    (copied / "all_results.json").write_text('{"test": {"retrieval": {"text_to_image_recall@1": 0.5}}}')
+    test = {"retrieval": {"text_to_image_recall@1": 0.5}}
+    (copied / "all_results.json").write_text(json.dumps({"test": test, "head_fingerprint": head}))
     assert "all_results.json lacks 'num_images'" in refusal(capsys, copied, "--repo_id", NAME)
     (copied / "all_results.json").unlink()
     assert "a card states measured figures only: train or evaluate with" in refusal(capsys, copied, "--repo_id", NAME)
@@ -335,6 +337,8 @@ def test_a_published_head_of_a_hub_backbone_names_it(copied, tmp_path, dry_run, 
     )
     model = AsymVLMModel.from_vlm_pretrained("tests/clip", revision=commit, cache_dir=str(cache))
     model.save_pretrained(copied)
+    results = json.loads((copied / "all_results.json").read_text())
+    (copied / "all_results.json").write_text(json.dumps({**results, "head_fingerprint": head_fingerprint(model)}))
     (copied / CALIBRATION_FILE).unlink()
     (copied / TENSORS_FILE).unlink()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))

@@ -178,7 +178,7 @@ OTHER_RUNS = {
     "seed": ({"seed": 7}, "seed was 42, not 7"),
     "weight_decay": ({"weight_decay": 0.5}, "weight_decay was .*, not 0.5"),
     "batch": ({"per_device_train_batch_size": 8}, "global_train_batch_size was 16, not 8"),
-    "epochs": ({"num_train_epochs": 5}, "num_train_epochs was 3, not 5"),
+    "clipping": ({"max_grad_norm": 0.5}, "max_grad_norm was 1.0, not 0.5"),
     "negatives": ({"same_image_negatives": True}, "same_image_negatives was False, not True"),
 }
 
@@ -188,6 +188,11 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_what_differs_is_named(cha
     arguments, message = OTHER_RUNS[change]
     with pytest.raises(ValueError, match=f"checkpoint-6' is of another run: .*{message}.*or start anew"):
         train(tmp_path, checkpoint_of(tmp_path), **arguments)
+
+
+def test_a_run_may_go_on_for_longer(tmp_path):
+    _, trainer = train(tmp_path, checkpoint_of(tmp_path), num_train_epochs=5)
+    assert trainer.state.global_step > 6
 
 
 def test_a_checkpoint_of_other_data_or_another_head_is_refused(tmp_path):
