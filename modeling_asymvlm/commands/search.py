@@ -22,6 +22,7 @@ from ..search.image_index import ImageIndex
 from ..search.index_search import SearchResults
 from ..texts.encoding import encode_texts
 from ..training.arguments import AsymVLMTrainingArguments
+from ..utils.checks import check_is_there
 from .parser import CommandParser
 from .search_gallery import calibration_of, folder_index, split_index
 
@@ -111,6 +112,7 @@ def main(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     with parser.failing(ValueError, OSError, RuntimeError):
         check_arguments(parsed)
+        check_is_there(parsed.model)
         model = AsymVLMModel.from_pretrained(parsed.model).eval().to(parsed.device)
         if model.vlm is None:
             raise ValueError(

@@ -16,6 +16,7 @@ from ..pairs.layouts import load_pairs
 from ..scenes.generate import generate
 from ..store.embedding_store import EmbeddingSplit, EmbeddingStore
 from ..texts.processor_check import check_processor
+from ..utils.checks import check_is_there
 from .gallery import Gallery
 from .pictures import Pictures, pictures_in_folder, pictures_of_data
 
@@ -77,6 +78,7 @@ def open_gallery(
 
 def open_model(name: str) -> tuple[AsymVLMModel, Any]:
     """A checkpoint that can embed words and pictures, and its processor."""
+    check_is_there(name)
     model = AsymVLMModel.from_pretrained(name).eval()
     if model.vlm is None:
         raise ValueError(f"{name!r} is a head without a backbone, which embeds no words: name a whole checkpoint.")
