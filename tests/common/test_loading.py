@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, CLIPModel
 
 from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 
@@ -17,7 +17,6 @@ CALLS = {
     "dtype float32": {"dtype": torch.float32},
     "dtype string": {"dtype": "float32"},
     "torch_dtype": {"torch_dtype": torch.float32},
-    "dtype and torch_dtype": {"dtype": torch.float32, "torch_dtype": torch.float16},
     "eager": {"attn_implementation": "eager"},
     "sdpa": {"attn_implementation": "sdpa"},
     "eager by part": {"attn_implementation": {"vlm_config": "eager"}},
@@ -51,6 +50,17 @@ def test_every_call_gives_the_model_that_was_saved(clip, loader, arguments):
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {name for name in model.state_dict() if name.startswith("text_head.")}
     assert not any(module.training for module in model.modules())
+
+
+BOTH_DTYPES = {"dtype": torch.float32, "torch_dtype": torch.float16}
+
+
+@pytest.mark.parametrize("loader", [AsymVLMModel, AutoModel], ids=lambda loader: loader.__name__)
+def test_of_two_dtypes_the_one_is_taken_that_backbones_take(clip, loader):
+    of_backbone = {AsymVLMModel: CLIPModel, AutoModel: AutoModel}[loader]  # which differ in transformers 5.10.1
+    expected = of_backbone.from_pretrained(clip.folder.parent / "base", **BOTH_DTYPES)
+    model = loader.from_pretrained(clip.folder, **BOTH_DTYPES)
+    assert model.config.dtype == model.vlm.dtype == expected.dtype
 
 
 def test_every_family_loads_through_every_auto_class(checkpoint):

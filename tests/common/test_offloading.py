@@ -3,6 +3,7 @@
 import accelerate
 import pytest
 import torch
+import transformers
 from transformers import AutoModel
 
 from modeling_asymvlm import AsymVLMModel
@@ -44,8 +45,25 @@ def check(checkpoint, model: AsymVLMModel, folder) -> None:
     checkpoint.check(AutoModel.from_pretrained(folder))
 
 
-@pytest.mark.parametrize("arguments", MAPS.values(), ids=MAPS)
-def test_a_checkpoint_is_loaded_in_parts(checkpoint, tmp_path, arguments):
+@pytest.fixture(scope="session")
+def backbones_run_from_disk(checkpoint_of, tmp_path_factory) -> bool:
+    """Whether transformers itself, of this version, runs a CLIP whose weights lie on the disk; 5.10.1 does not."""
+    saved = checkpoint_of("clip", "whole")
+    place = tmp_path_factory.mktemp("offloaded")
+    backbone = AutoModel.from_pretrained(saved.folder.parent / "base", device_map={"": "disk"}, offload_folder=place)
+    texts = {name: value for name, value in saved.inputs.items() if "pixel" not in name}
+    try:
+        backbone.get_text_features(**texts)
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_checkpoint_is_loaded_in_parts(checkpoint, tmp_path, name, backbones_run_from_disk):
+    if name != "head on the disk" and not backbones_run_from_disk:
+        pytest.skip(f"transformers {transformers.__version__} itself does not run a backbone from the disk")
+    arguments = MAPS[name]
     model = AutoModel.from_pretrained(checkpoint.folder, offload_folder=tmp_path / "offloaded", **arguments)
     assert any(parameter.is_meta for parameter in model.parameters()) or checkpoint.folder.name == "head-only"
     check(checkpoint, model, tmp_path / "saved")
