@@ -154,7 +154,7 @@ def risk_coverage_plot(
     counts = [curve["num_queries"] for curve in curves.values()]
     queries = str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     axes.set_xlabel(f"coverage: share of the {queries} queries answered, most certain first (%)")
-    axes.set_ylabel("risk: first results that are wrong (%)")
+    axes.set_ylabel("risk: share that is wrong (%)")
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
