@@ -178,7 +178,7 @@ def test_risk_coverage_shows_every_curve_its_area_and_the_best_order(tmp_path, d
     read_png(path)
     (axes,) = drawn[0].axes
     assert axes.get_xlabel() == "coverage: share of the 300 queries answered, most certain first (%)"
-    assert axes.get_ylabel() == "risk: first results that are wrong (%)"
+    assert axes.get_ylabel() == "risk: share that is wrong (%)"
     labels = axes.get_legend_handles_labels()[1]
     assert [label.partition(",")[0] for label in labels] == [
         "posterior",
