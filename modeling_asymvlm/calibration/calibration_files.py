@@ -104,6 +104,7 @@ def _record(calibration: Any, content: bytes) -> dict[str, Any]:
         "head_fields": {name: getattr(calibration.model.config, name) for name in HEAD_FIELDS},
         "sigma": calibration.correction.sigma,
         "beta": calibration.correction.beta,
+        "sharpening": calibration.correction.sharpening,
         "intercepts": {name: regression.intercept for name, regression in _regressions(calibration).items()},
         "backbone_scale": calibration.backbone_scale,
         "gallery_size": calibration.gallery_size,
@@ -175,7 +176,7 @@ def _parts(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str
             tensors["corpus.image_embeds"].float(),
             tensors["corpus.text_image_index"],
         ),
-        "correction": EvidenceCorrection(float(record["sigma"]), float(record["beta"])),
+        "correction": EvidenceCorrection(*(float(record[name]) for name in ("sigma", "beta", "sharpening"))),
         "typical": Typicality(*(tensors[f"typical.{name}"] for name in ("mean", "whitening", "distances"))),
         "text_probe": TextProbe(
             ridge("text_probe.of_features"), ridge("text_probe.of_all") if "text_probe.of_all" in intercepts else None

@@ -30,6 +30,7 @@ MAX_QUERIES = 4096  # captions that sigma and beta are fitted on
 # As if half a caption more were held out, of any image alike: captions that all find their own image would call for a
 # posterior without doubt, which the next caption refutes.
 PSEUDO_CAPTIONS = 0.5
+TOLERATED_FACTOR = 2.0  # of a temperature from the fitted one
 TILE_CAPTIONS = 64
 MOST_STEPS = 50  # of Newton's method
 LARGEST_SCALE = 1e4  # of sigma, where every caption finds its own image
@@ -78,10 +79,12 @@ class EvidenceCorrection:
     Attributes:
         sigma (`float`): inverse temperature of the corrected score, > 0.
         beta (`float`): weight of the evidence; 0 leaves the ranking as it was.
+        sharpening (`float`, *optional*, defaults to 1): multiple of tau at which the evidence is taken.
     """
 
     sigma: float
     beta: float
+    sharpening: float = 1.0
 
     @classmethod
     def fit(
@@ -113,6 +116,32 @@ class EvidenceCorrection:
             ]
             gain += losses[0] - losses[1]
         return cls(*both[gain > 0])
+
+    @classmethod
+    def fit_at_own_temperature(
+        cls,
+        logits: torch.Tensor,
+        evidence_at: Callable[[float], torch.Tensor],
+        text_image_index: torch.Tensor,
+        *,
+        seed: int = 0,
+    ) -> tuple[Self, torch.Tensor]:
+        """
+        [`fit`] for logits of any temperature: where they are off by more than a factor of two, as those of a model
+        without training are, the evidence is taken at the temperature that fits held-out captions.
+
+        Args:
+            logits, text_image_index, seed: as for [`fit`].
+            evidence_at (`Callable`): the evidence of the images at a multiple of tau, `(images,)`.
+
+        Returns:
+            The correction, and the evidence that it was fitted with.
+        """
+        fitted = cls.fit_scale(logits, text_image_index)
+        sharpening = 1.0 if 1 / TOLERATED_FACTOR <= fitted <= TOLERATED_FACTOR else fitted
+        evidence = evidence_at(sharpening)
+        found = cls.fit(sharpening * logits, evidence, text_image_index, seed=seed)
+        return cls(found.sigma * sharpening, found.beta / sharpening, sharpening), evidence
 
     @staticmethod
     def fit_scale(scores: torch.Tensor, text_image_index: torch.Tensor) -> float:

@@ -76,8 +76,12 @@ def fit_parts(model: AsymVLMModel, train: Any, validation: Any, *, corpus: str, 
     reference, rows = ReferenceCorpus.sample(model, train, seed=seed)
     held_out = HeldOut(model, validation, seed)
     logits = tau * law.scores(held_out.text_embeds, held_out.image_embeds)
-    evidence = log_evidence(law.scores, tau, reference.text_embeds, held_out.image_embeds)
-    correction = EvidenceCorrection.fit(logits, evidence, held_out.index, seed=seed)
+    correction, evidence = EvidenceCorrection.fit_at_own_temperature(
+        logits,
+        lambda scale: log_evidence(law.scores, scale * tau, reference.text_embeds, held_out.image_embeds),
+        held_out.index,
+        seed=seed,
+    )
     corrected = correction.apply(logits, evidence)
     correct = corrected.argmax(dim=1) == held_out.index
     top = corrected.log_softmax(dim=1).amax(dim=1)

@@ -83,7 +83,8 @@ class CorpusReader:
 
     def evidence(self, image_embeds: torch.Tensor) -> torch.Tensor:
         """The evidence of images under the reference captions, float64 of shape `(images,)`."""
-        return log_evidence(self.law.scores, self.logit_scale, self.corpus.text_embeds, image_embeds)
+        scale = self.logit_scale * self.correction.sharpening
+        return log_evidence(self.law.scores, scale, self.corpus.text_embeds, image_embeds)
 
     @torch.no_grad()
     def view(
@@ -116,7 +117,8 @@ class CorpusReader:
             to_captions = to_captions.masked_fill(own[:, None] == corpus.text_image_index, -1.0)
             for values, nothing in ((to_images, -1.0), (logits, -torch.inf), (corrected, -torch.inf)):
                 values[rows, own] = nothing
-        sharpened = (SHARPENING * logits.double()).log_softmax(dim=1)
+        scale = self.correction.sharpening
+        sharpened = (SHARPENING * scale * logits.double()).log_softmax(dim=1)
         entropy = -(sharpened.exp() * sharpened.clamp(min=-1e6)).sum(dim=1)
         mean_caption = F.normalize(captions.mean(dim=0), dim=0)
         kappa = torch.linalg.vector_norm(eta.double(), dim=-1)
@@ -124,7 +126,7 @@ class CorpusReader:
             _mean_of_largest(to_captions),
             _mean_of_largest(to_images),
             entropy,
-            corrected.logsumexp(dim=1),
+            (scale * corrected).logsumexp(dim=1),
             directions @ mean_caption,
             kappa.clamp(min=torch.finfo(torch.float32).tiny).log(),
         ]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy import special
 
+from modeling_asymvlm import AsymVLMConfig, AsymVLMModel
 from modeling_asymvlm.calibration.calibration import Calibration
 from modeling_asymvlm.calibration.calibration_files import CALIBRATION_FILE, TENSORS_FILE
 from modeling_asymvlm.calibration.corpus import ReferenceCorpus, text_embeds_of
@@ -74,6 +75,7 @@ def test_what_is_planted_is_found_and_trusted(distribution):
 def test_evidence_and_pictures_that_a_text_fits_are_those_of_plain_sums(distribution):
     calibration = planted_calibration(distribution)
     law, tau = calibration.model.config.law, calibration.model.logit_scale.item()
+    tau *= calibration.correction.sharpening  # of an untrained head, a temperature that fits held-out captions
     corpus = calibration.corpus
     images = F.normalize(QUERIES.image_features, dim=-1)
     logits = tau * law.scores(corpus.text_embeds.double(), images.double()).numpy()
@@ -87,7 +89,24 @@ def test_evidence_and_pictures_that_a_text_fits_are_those_of_plain_sums(distribu
     assert (fits_about >= 1).all() and (fits_about <= calibration.num_reference_images * (1 + 1e-9)).all()
 
 
+def test_a_bare_backbone_is_corrected_at_the_temperature_that_fits_it():
+    """Whatever temperature it came with, which an untrained deterministic head has no right one for."""
+    fitted = []
+    for logit_scale in (0.15, 20.0):
+        config = AsymVLMConfig(
+            projection_dim=QUERIES.dim, distribution="deterministic", logit_scale_init=logit_scale, hidden_size=16
+        )
+        fitted.append(Calibration.fit(AsymVLMModel(config).eval(), planted_split(0, 100, 200), planted_split(1)))
+    scales = [each.model.logit_scale.item() * each.correction.sigma for each in fitted]
+    assert scales[0] == pytest.approx(scales[1], rel=0.3)
+    assert fitted[0].correction.sharpening > 10
+    reports = [each.text_report(QUERIES.text_features).fits_about for each in fitted]
+    assert np.corrcoef(*reports)[0, 1] > 0.95
+    assert reports[0].max() < 0.9 * fitted[0].num_reference_images
+
+
 def test_the_same_seed_makes_the_same_calibration():
+
     model, splits = untrained_head(), (planted_split(0, 100, 200), planted_split(1))
     again = Calibration.fit(model, *splits, corpus="planted captions")
     assert_same(planted_calibration(), again)

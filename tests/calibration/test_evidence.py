@@ -159,3 +159,21 @@ def test_captions_of_an_image_share_a_fold(seed):
     sizes = torch.bincount(folds_of_images(torch.arange(23), 5, seed))
     assert sizes.max() - sizes.min() <= 1
     assert torch.equal(folds, folds_of_images(index, 5, seed))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.2, 30.0])
+def test_the_correction_does_not_depend_on_the_temperature_that_a_model_came_with(factor):
+    logits, evidence, index = held_out_case(2, popularity=2.0)
+    asked = []
+
+    def evidence_at(scale: float) -> torch.Tensor:
+        asked.append(scale)
+        return evidence
+
+    own, _ = EvidenceCorrection.fit_at_own_temperature(logits, evidence_at, index)
+    other, _ = EvidenceCorrection.fit_at_own_temperature(factor * logits, evidence_at, index)
+    assert own.sharpening == asked[0] == 1  # about right: left alone
+    assert other.sharpening == asked[1] == pytest.approx(EvidenceCorrection.fit_scale(factor * logits, index))
+    scores = own.apply(logits, evidence), other.apply(factor * logits, evidence)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
+    assert other.beta > 0

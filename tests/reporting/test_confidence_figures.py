@@ -35,7 +35,8 @@ def brute_force_scores(distribution: str, correction: EvidenceCorrection) -> np.
     tau, law = model.logit_scale.item(), model.config.law
     images = F.normalize(SPLIT.image_features, dim=-1).double()
     texts = model(text_features=SPLIT.text_features).text_embeds.double()
-    reference = tau * law.scores(corpus.text_embeds.double(), images).numpy()
+    of_calibration = planted_calibration(distribution).correction  # whose evidence has a temperature of its own
+    reference = of_calibration.sharpening * tau * law.scores(corpus.text_embeds.double(), images).numpy()
     evidence = special.logsumexp(reference, axis=0) - np.log(len(reference))
     return correction.sigma * (tau * law.scores(texts, images).numpy() - correction.beta * evidence)
 
