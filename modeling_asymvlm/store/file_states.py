@@ -25,7 +25,10 @@ def states_of(files: Iterable[Path]) -> dict[Path, State]:
 def check_states(states: Mapping[Path, State]) -> None:
     """Raises `ValueError` for the first of some files that is not in its state any more, or gone."""
     for file, state in states.items():
-        found = state_of(file) if file.exists() else None
+        try:
+            found = state_of(file)
+        except FileNotFoundError:
+            found = None
         if found != state:
             raise _changed(file, state, found)
 

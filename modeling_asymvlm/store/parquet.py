@@ -60,9 +60,10 @@ class TextColumn(Sequence[str]):
     @cached_property
     def _texts(self) -> pa.ChunkedArray:
         check_states(self._states)
-        texts = read_column(self._files, self._column, pa.large_string())
-        check_states(self._states)
-        return texts
+        try:
+            return read_column(self._files, self._column, pa.large_string())
+        finally:
+            check_states(self._states)  # where a file went away meanwhile, this says so
 
     def __len__(self) -> int:
         return self._num_rows
