@@ -11,6 +11,7 @@ from ..pairs.splits import SPLITS
 from ..store.embedding_store import EmbeddingStore
 from ..training.arguments import AsymVLMTrainingArguments
 from ..training.selection import check_metric
+from ..utils.checks import is_missing_path
 from ..utils.locks import exclusive
 from .train_arguments import DataArguments, ModelArguments
 
@@ -98,13 +99,8 @@ def _check_paths(model: ModelArguments, data: DataArguments) -> None:
         "dataset_name_or_path": data.dataset_name_or_path,
     }
     for name, value in named.items():
-        if value is not None and is_path(value) and not (value and Path(value).exists()):
+        if value is not None and is_missing_path(value, DATA_SUFFIXES):
             raise ValueError(f"--{name}: there is no file or folder {value!r}.")
-
-
-def is_path(value: str) -> bool:
-    """Whether a value can only be a path: a name on the Hub is `name` or `organisation/name`."""
-    return value.count("/") > 1 or value[:1] in ("", ".", "/", "~") or Path(value).suffix.lower() in DATA_SUFFIXES
 
 
 def _check_output(model: ModelArguments, data: DataArguments, training: AsymVLMTrainingArguments) -> None:

@@ -36,11 +36,12 @@ from ..calibration.calibration import Calibration
 from ..model.configuration_asymvlm import AsymVLMConfig
 from ..model.modeling_asymvlm import AsymVLMModel
 from ..pairs.captions import read_captions
+from ..pairs.layouts import DATA_SUFFIXES
 from ..reporting.triage_report import REPORT_SUFFIXES, report_rows, summary, write_report
 from ..texts.processor_check import check_processor
 from ..texts.triage import triage
+from ..utils.checks import is_missing_path
 from .parser import CommandParser
-from .train_checks import is_path
 
 
 def command_parser() -> CommandParser:
@@ -73,7 +74,7 @@ def command_parser() -> CommandParser:
 def check_arguments(parsed: argparse.Namespace) -> None:
     """Raises `ValueError` for a value out of range, and for a report that cannot be written."""
     for name, value in (("", parsed.captions), ("--model: ", parsed.model)):
-        if is_path(value) and not (value and Path(value).exists()):
+        if is_missing_path(value, DATA_SUFFIXES):
             raise ValueError(f"{name}There is no file or folder {value!r}.")
     if parsed.output is not None:
         if parsed.output.suffix not in REPORT_SUFFIXES:
