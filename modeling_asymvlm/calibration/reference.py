@@ -9,11 +9,11 @@ import torch
 
 from ..model.checkpoint_fingerprints import head_fingerprint
 from ..model.modeling_asymvlm import AsymVLMModel
+from .corpus import text_embeds_of
 
 
 # A percentile is read to a tenth, whatever the size of the corpus.
 MAX_KEPT = 1001
-TEXTS_PER_PASS = 4096
 ROUNDING = 1e-5
 
 
@@ -63,7 +63,6 @@ class UncertaintyReference:
         return cls(corpus, len(ascending), tuple(ascending[ranks].tolist()), head_fingerprint(model))
 
     @classmethod
-    @torch.no_grad()
     def from_features(cls, model: AsymVLMModel, text_features: Any, *, corpus: str) -> Self:
         """
         Args:
@@ -76,13 +75,8 @@ class UncertaintyReference:
             ValueError: for a deterministic model, and as [`from_concentration`].
         """
         model.config.law.check_concentration()
-        parts = [
-            model(
-                text_features=text_features[start : start + TEXTS_PER_PASS].to(model.device), return_dict=True
-            ).concentration.cpu()
-            for start in range(0, len(text_features), TEXTS_PER_PASS)
-        ]
-        return cls.from_concentration(torch.cat(parts) if parts else [], model, corpus=corpus)
+        concentration = torch.linalg.vector_norm(text_embeds_of(model, text_features), dim=-1)
+        return cls.from_concentration(concentration, model, corpus=corpus)
 
     def percentile(self, uncertainty: float) -> float:
         """

@@ -55,7 +55,7 @@ def test_percentiles_of_a_large_corpus_are_within_a_tenth(model, num_texts):
 
 
 def test_features_give_the_concentrations_of_the_model(model, monkeypatch):
-    monkeypatch.setattr("modeling_asymvlm.calibration.reference.TEXTS_PER_PASS", 7)
+    monkeypatch.setattr("modeling_asymvlm.calibration.corpus.ROWS_IN_HEAD", 7)
     features = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
     of_features = UncertaintyReference.from_features(model, features, corpus="texts")
     with torch.no_grad():
